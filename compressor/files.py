@@ -1,0 +1,145 @@
+"""Outputs that are whole or absent: written under a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex; reads in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns the system's errors while writing ``path`` into an OutputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "the disk is full; free some space and run the command again",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
+            errno.EFBIG: "the file would be larger than the system allows",
+            errno.EACCES: "no permission to write there; choose another output",
+            errno.EPERM: "no permission to write there; choose another output",
+            errno.EROFS: "the file system is read-only; choose another output",
+            errno.ENOTDIR: "a part of its path is a file; choose another output",
+            errno.ENOENT: "its folder cannot be made; choose another output",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"cannot write {path}: {advice}") from error
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raises OutputError if ``path`` exists (a broken link included) and ``force`` is not given."""
+    if os.path.lexists(path) and not force:
+        raise OutputError(f"{path} exists; give --force to replace it, or another output")
+
+
+def sync(path: Path) -> None:
+    """Makes a file, or the entries of a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a small file so that ``path`` holds the old bytes or all the new ones."""
+    with output_errors(path):
+        temporary = temporary_beside(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder, and so on the same file system, that no reader looks at."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextmanager
+def atomic_file(path: Path, force: bool) -> Iterator[Path]:
+    """Yields a temporary path; it takes the name ``path`` if the body ends without an error."""
+    refuse_existing(path, force)
+    temporary = temporary_beside(path)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
+    """Yields a new empty folder; it takes the name ``path`` if the body ends without an error.
+
+    With ``force`` an existing file or folder of that name is replaced, in the last moment.
+    """
+    refuse_existing(path, force)
+    temporary = temporary_beside(path)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Renames the folder ``new`` to ``path``; what stood there goes only after that."""
+    for entry in new.rglob("*"):
+        sync(entry)
+    sync(new)
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if os.path.lexists(path):
+        path.rename(old)
+    new.rename(path)
+    sync(path.parent)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)
+
+
+def refuse_irreplaceable(path: Path, force: bool, format_name: str) -> None:
+    """Raises OutputError unless ``path`` is free, or ``force`` is given and replacing it is safe.
+
+    Safe to replace: an empty folder, or one whose manifest.json says ``format_name``; whatever
+    else stands there may be a user's own data, and ``--force`` must not cost them that.
+    """
+    refuse_existing(path, force)
+    if not os.path.lexists(path):
+        return
+    try:
+        empty = not any(path.iterdir())
+        ours = not empty and f'"{format_name}"' in (path / "manifest.json").read_text()[:200]
+    except (OSError, UnicodeDecodeError):
+        empty = ours = False
+    if not (empty or ours):
+        raise OutputError(
+            f"{path} exists and is not a {format_name}; --force does not replace other data, "
+            "choose another output"
+        )

@@ -1,0 +1,70 @@
+"""Progress on stderr: a bar with ETA on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """A context manager; ``update`` is called as often as you like."""
+
+    def __init__(self, task: str, total: int | None, *, shown: bool) -> None:
+        self._task, self._total, self._shown = task, total, shown
+        self._done, self._note = 0, ""
+        self._started = self._printed = time.monotonic()
+        self._bar: Bar | None = None
+        if shown and sys.stderr.isatty():
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._id = self._bar.add_task(task, total=total, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._shown and kind is None:
+            seconds = time.monotonic() - self._started
+            print(
+                f"{self._task}: {self._done:,} done in {seconds:.1f} s {self._note}".rstrip(),
+                file=sys.stderr,
+            )
+
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Says how far the job is; ``note`` stands behind the bar, ``total`` corrects the end."""
+        self._done, self._note = done, note or self._note
+        self._total = total or self._total
+        if self._bar:
+            self._bar.update(self._id, completed=done, total=self._total, note=self._note)
+        elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            print(f"{self._task}: {done:,}{self._left()} {self._note}".rstrip(), file=sys.stderr)
+
+    def _left(self) -> str:
+        if not self._total or not self._done:
+            return ""
+        left = (time.monotonic() - self._started) / self._done * (self._total - self._done)
+        return f" of {self._total:,}, {left:.0f} s left"
