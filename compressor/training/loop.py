@@ -1,0 +1,352 @@
+"""The one training loop, for every plugin, on Lightning Fabric.
+
+Order and noise are functions of (seed, step), so a run that was killed and resumed ends with the
+weights of one that was not, given the same steps, threads and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, nn
+
+from ..errors import ConfigError, TrainingError
+from ..files import write_atomically
+from ..plugin import Autoencoder, Phase
+from .images import BatchOrder, Split, TrainingImages
+from .objective import Objective
+from .settings import TrainingSettings
+
+CHECKPOINT = "checkpoint.pt"
+RESULT = "result.pt"
+LOG = "training.csv"
+LOG_COLUMNS = ("step", "seconds", "phase", "loss", "validation_loss", "learning_rate")
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda parameters, **settings: torch.optim.SGD(parameters, momentum=0.9, **settings),
+}
+EVALUATION_BATCH = 256
+MAX_STEPS_BETWEEN_EVALUATIONS = 500
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The end of a training: after so many steps or seconds, whichever comes first."""
+
+    max_steps: int | None = None
+    max_seconds: float | None = None
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights and optimisers: plain numbers and tensors alone."""
+
+    phase: int = 0
+    step: int = 0  # over all phases
+    phase_step: int = 0
+    phase_seconds: float = 0.0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_weights: dict[str, Tensor] | None = None
+    without_progress: int = 0
+    log: list[list[float | str]] = field(default_factory=list)
+
+
+class Loop:
+    """Trains ``model`` on the training split; checkpoints go to ``folder`` and only there.
+
+    ``report`` is called after every step with the state, the part of
+    the training done (0 to 1) and the running loss.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        settings: TrainingSettings,
+        images: TrainingImages,
+        split: Split,
+        budget: Budget,
+        seed: int,
+        folder: Path,
+        report: Callable[[State, float, float], None],
+    ) -> None:
+        self.model, self.settings, self.images, self.split = model, settings, images, split
+        self.budget, self.seed, self.folder, self.report = budget, seed, folder, report
+        self.order = BatchOrder(split.training, settings.batch_size, seed)
+        self.state = State()
+
+    def run(self) -> State:
+        """Trains to the end, from the last checkpoint if there is one; raises TrainingError."""
+        several_players = any(len(phase.players) > 1 for phase in self.model.phases())
+        fabric = make_fabric(self.settings, several_players)
+        if self.settings.devices == 1:
+            self._run(fabric)
+        else:
+            # The processes that do the work end here. What they learned comes back in a file:
+            # the launcher's own queue hangs when a result is larger than a pipe holds.
+            fabric.launch(_run_in_process, self)  # type: ignore[arg-type]  # its type forgets args
+            content = torch.load(self.folder / RESULT, weights_only=True)
+            self.model.load_state_dict(content["weights"])
+            self.state = State(**content["state"])
+        return self.state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which report nothing."""
+        return vars(self) | {"report": _report_nothing}
+
+    def _run(self, fabric: Fabric) -> None:
+        saved = self._load_checkpoint()
+        for number, phase in enumerate(self.model.phases()):
+            if number < self.state.phase:
+                continue
+            self._run_phase(fabric, phase, saved)
+            saved = None
+            self.state.phase, self.state.phase_step, self.state.phase_seconds = number + 1, 0, 0.0
+            self.state.best_loss, self.state.best_weights = math.inf, None
+            self.state.without_progress = 0
+        self.model.to("cpu").eval()
+
+    def _run_phase(self, fabric: Fabric, phase: Phase, saved: list[Any] | None) -> None:
+        """One phase: from its start, or from the optimisers' states ``saved``."""
+        trained = _parameters(module for p in phase.players for module in p.modules)
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(parameter in trained)
+        objective = fabric.setup_module(Objective(self.model))
+        optimisers: list[Any] = [
+            fabric.setup_optimizers(
+                OPTIMISERS[self.settings.optimiser](
+                    list(_parameters(player.modules)),
+                    lr=self.settings.learning_rate * player.learning_rate,
+                    weight_decay=self.settings.weight_decay,
+                )
+            )
+            for player in phase.players
+        ]
+        for optimiser, optimiser_state in zip(optimisers, saved or [], strict=bool(saved)):
+            optimiser.load_state_dict(optimiser_state)
+        steps, seconds = self._phase_budget(phase)
+        started = time.monotonic() - self.state.phase_seconds
+        self._set_modes(phase)
+        # A checkpoint may have been the last of its phase.
+        done = (
+            self.state.phase_step >= steps
+            or self.state.without_progress >= self.settings.patience
+            or (seconds is not None and self.state.phase_seconds >= seconds)
+        )
+        while not done:
+            loss = self._step(fabric, objective, phase, optimisers, steps, seconds)
+            self.state.step += 1
+            self.state.phase_step += 1
+            spent = time.monotonic() - started
+            self.state.seconds += spent - self.state.phase_seconds
+            self.state.phase_seconds = spent
+            out_of_time = fabric.broadcast(seconds is not None and spent >= seconds)
+            done = self.state.phase_step >= steps or out_of_time
+            if done or self.state.phase_step % self._evaluation_interval() == 0:
+                done = self._evaluate(fabric, objective, phase, optimisers, loss) or done
+            self.report(self.state, self._progress(steps, seconds), loss)
+        if self.state.best_weights is not None:
+            self.model.load_state_dict(self.state.best_weights)
+
+    def _step(
+        self,
+        fabric: Fabric,
+        objective: Any,
+        phase: Phase,
+        optimisers: Sequence[Any],
+        steps: int,
+        seconds: float | None,
+    ) -> float:
+        indices = self.order.batch(self.state.step)[fabric.global_rank :: fabric.world_size]
+        x = self._to_device(fabric, indices)
+        torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
+        total = 0.0
+        for number, (player, optimiser) in enumerate(zip(phase.players, optimisers, strict=True)):
+            if len(phase.players) > 1:
+                own = _parameters(player.modules)
+                for parameter in _parameters(m for p in phase.players for m in p.modules):
+                    parameter.requires_grad_(parameter in own)
+            factor = self._schedule(self._progress(steps, seconds))
+            for group in optimiser.param_groups:
+                group["lr"] = self.settings.learning_rate * player.learning_rate * factor
+            optimiser.zero_grad()
+            loss, _ = objective(x, self.state.phase, number)
+            self._refuse_nan(loss.item(), phase, "loss")
+            fabric.backward(loss)
+            if self.settings.clip_norm:
+                fabric.clip_gradients(
+                    objective,
+                    optimiser,
+                    max_norm=self.settings.clip_norm,
+                    error_if_nonfinite=False,
+                )
+            optimiser.step()
+            total += loss.item()
+        return total
+
+    def _to_device(self, fabric: Fabric, indices: Any) -> Tensor:
+        x = torch.from_numpy(self.images.pixels[indices]).to(fabric.device)
+        return x.permute(0, 3, 1, 2).float().div(255)
+
+    def _evaluate(
+        self, fabric: Fabric, objective: Any, phase: Phase, optimisers: Sequence[Any], loss: float
+    ) -> bool:
+        """Validates, logs and saves a checkpoint; True if there is no progress any more."""
+        state = self.state
+        watched = [n for n, player in enumerate(phase.players) if player.loss is None]
+        validation = math.nan
+        if watched and len(self.split.validation):
+            validation = self._validation_loss(fabric, objective, watched[0])
+            self._refuse_nan(validation, phase, "validation loss")
+            state.without_progress += 1
+            if validation < state.best_loss:
+                state.best_loss, state.without_progress = validation, 0
+                state.best_weights = {
+                    name: tensor.detach().cpu().clone()
+                    for name, tensor in self.model.state_dict().items()
+                }
+            self._set_modes(phase)
+        rate = optimisers[0].param_groups[0]["lr"]
+        state.log.append([state.step, round(state.seconds, 3), phase.name, loss, validation, rate])
+        if fabric.is_global_zero:
+            self._save_checkpoint(optimisers)
+        return bool(state.without_progress >= self.settings.patience)
+
+    @torch.no_grad()
+    def _validation_loss(self, fabric: Fabric, objective: Any, player: int) -> float:
+        self.model.eval()
+        total = 0.0
+        for start in range(0, len(self.split.validation), EVALUATION_BATCH):
+            indices = self.split.validation[start : start + EVALUATION_BATCH]
+            loss, _ = objective(self._to_device(fabric, indices), self.state.phase, player)
+            total += loss.item() * len(indices)
+        return total / len(self.split.validation)
+
+    def _set_modes(self, phase: Phase) -> None:
+        """Only the modules that the phase trains are in training mode: frozen ones stay as is."""
+        self.model.eval()
+        for player in phase.players:
+            for module in player.modules:
+                module.train()
+        self.model.training = True  # the pass corrupts and samples, whatever is frozen
+
+    def _evaluation_interval(self) -> int:
+        return self.settings.evaluate_every or min(
+            self.order.steps_per_epoch, MAX_STEPS_BETWEEN_EVALUATIONS
+        )
+
+    def _phase_budget(self, phase: Phase) -> tuple[int, float | None]:
+        """The phase's steps, and its seconds if time is limited."""
+        part = phase.share / sum(p.share for p in self.model.phases())
+        steps = self.budget.max_steps or (
+            self.settings.epochs * self.order.steps_per_epoch
+            if self.budget.max_seconds is None
+            else 10**12
+        )
+        seconds = None if self.budget.max_seconds is None else self.budget.max_seconds * part
+        return max(1, round(steps * part)), seconds
+
+    def _progress(self, steps: int, seconds: float | None) -> float:
+        by_steps = self.state.phase_step / steps
+        by_time = self.state.phase_seconds / seconds if seconds else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def _schedule(self, progress: float) -> float:
+        """The learning rate as a part of the highest: linear warm-up, then half a cosine."""
+        warm = min(1.0, (self.state.phase_step + 1) / (self.settings.warmup_steps + 1))
+        if self.settings.schedule == "constant":
+            return warm
+        return warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _refuse_nan(self, value: float, phase: Phase, what: str) -> None:
+        if math.isfinite(value):
+            return
+        checkpoint = self.folder / CHECKPOINT
+        kept = (
+            f"the last good checkpoint is kept in {checkpoint}"
+            if checkpoint.exists()
+            else "no checkpoint was written before"
+        )
+        raise TrainingError(
+            f"the {what} became {value} at step {self.state.step} of phase {phase.name!r}; {kept}; "
+            f"train again with a lower learning_rate (it was {self.settings.learning_rate})"
+        )
+
+    def _save_checkpoint(self, optimisers: Sequence[Any]) -> None:
+        buffer = io.BytesIO()
+        content = {
+            "state": vars(self.state),
+            "weights": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        }
+        torch.save(content, buffer)
+        write_atomically(self.folder / CHECKPOINT, buffer.getvalue())
+        write_atomically(self.folder / LOG, log_bytes(self.state))
+
+    def _load_checkpoint(self) -> list[Any] | None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        self.state = State(**content["state"])
+        self.model.load_state_dict(content["weights"])
+        return list(content["optimisers"])
+
+
+def log_bytes(state: State) -> bytes:
+    """The log of a training as CSV."""
+    rows: list[list[float | str]] = [list(LOG_COLUMNS), *state.log]
+    return "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
+
+
+def make_fabric(settings: TrainingSettings, several_players: bool) -> Fabric:
+    """Raises ConfigError if the accelerator, the devices or the precision cannot be had."""
+    strategy: Any = "auto"
+    if settings.devices > 1:
+        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=several_players)
+    try:
+        return Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=strategy,
+            precision=settings.precision,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"accelerator={settings.accelerator}, devices={settings.devices}, "
+            f"precision={settings.precision}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _report_nothing(state: State, progress: float, loss: float) -> None:
+    pass
+
+
+def _run_in_process(fabric: Fabric, loop: Loop) -> None:
+    loop._run(fabric)
+    if fabric.is_global_zero:
+        content = {"weights": loop.model.state_dict(), "state": vars(loop.state)}
+        torch.save(content, loop.folder / RESULT)
+
+
+def _parameters(modules: Iterable[nn.Module]) -> dict[nn.Parameter, None]:
+    """The modules' parameters, each once, in order."""
+    return {parameter: None for module in modules for parameter in module.parameters()}
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """A seed for torch's generator that differs for every step and process."""
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    ) & (2**63 - 1)

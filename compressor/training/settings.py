@@ -1,0 +1,101 @@
+"""The settings of training that belong to the core; with ``--set`` they stand beside a plugin's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import ConfigError
+from ..registry import describe_config
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class TrainingSettings(BaseModel):
+    """Everything but the seed and the budget, which the command line takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(128, ge=1, description="images a step")
+    epochs: int = Field(50, ge=1, description="where neither --max-steps nor --max-time is given")
+    optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has momentum 0.9")
+    learning_rate: float = Field(2e-3, gt=0, le=10, description="the highest of the schedule")
+    weight_decay: float = Field(0.0, ge=0, description="of the optimiser")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
+    warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up in each phase")
+    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradients")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between validations; null: an epoch, at most 500"
+    )
+    patience: int = Field(10, ge=1, description="validations without a better loss before a stop")
+    validation: float = Field(0.1, ge=0, lt=0.5, description="share of images for early stopping")
+    calibration: float = Field(
+        0.1, ge=0, lt=0.5, description="share of images for the scores' threshold"
+    )
+    rounding_loss: float = Field(
+        0.5, gt=0, le=10, description="PSNR in dB that rounding the codes may cost"
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="of Lightning Fabric"
+    )
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="of Lightning Fabric"
+    )
+    devices: int = Field(1, ge=1, description="how many of them")
+
+
+def split_settings(
+    values: Mapping[str, Any], config: type[BaseModel], plugin: str
+) -> tuple[BaseModel, TrainingSettings]:
+    """Sorts ``--set`` values into the plugin's Config and TrainingSettings, both checked.
+
+    Raises ConfigError that names the field, the value and what is allowed.
+    """
+    ours, theirs = set(TrainingSettings.model_fields), set(config.model_fields)
+    if clash := ours & theirs:
+        raise ConfigError(
+            f"plugin {plugin!r} declares {', '.join(sorted(clash))}, which are settings of "
+            "training; its author must rename them"
+        )
+    for name in values:
+        if name not in ours | theirs:
+            raise ConfigError(
+                f"there is no setting {name!r}; plugin {plugin!r} has "
+                f"{', '.join(sorted(theirs))} and training has {', '.join(sorted(ours))}"
+            )
+    return (
+        _checked(config, {k: v for k, v in values.items() if k in theirs}),
+        _checked(TrainingSettings, {k: v for k, v in values.items() if k in ours}),
+    )
+
+
+def _checked(model: type[Settings], values: dict[str, Any]) -> Settings:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        fields = {f["name"]: f for f in describe_config(model.model_json_schema())}
+        allowed = _allowed(fields[name]) if name in fields else ""
+        raise ConfigError(f"{where}={first['input']!r}: {message}{allowed}") from error
+
+
+def _allowed(field: dict[str, Any]) -> str:
+    parts = [str(field["type"])]
+    if "items" in field:
+        parts.append("of " + ", ".join(f"{k} {v}" for k, v in field["items"].items()))
+    words = {
+        "minimum": "at least",
+        "maximum": "at most",
+        "above": "above",
+        "below": "below",
+        "allowed": "one of",
+        "min_items": "items: at least",
+        "max_items": "items: at most",
+    }
+    parts += [f"{word} {field[key]}" for key, word in words.items() if key in field]
+    return f" (allowed: {', '.join(parts)})"
