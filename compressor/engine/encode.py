@@ -1,0 +1,105 @@
+"""The verb ``encode``: the latent codes themselves, for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data.images import Images, Pixels
+from ..data.npy import GrowingNpy
+from ..errors import ConfigError
+from ..files import atomic_file, refuse_existing
+from .engine import Codes
+from .job import Job
+
+
+def encode(
+    data: str | Path | Pixels,
+    model: str | Path,
+    output: str | Path,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Writes the integer codes of ``data``: int32 (N, *code_shape) as .npy, or as .parquet.
+
+    The Parquet file has the columns path and code (a list of int32, in C order) and takes images
+    of any size; an .npy takes images of the size trained on, a row for each readable one in order.
+
+    Gives images, unreadable, code_shape, seconds, device. Raises CompressorError.
+    """
+    output = Path(output)
+    if output.suffix not in (".npy", ".parquet"):
+        raise ConfigError(f"-o {output}: codes are written as .npy or .parquet")
+    refuse_existing(output, force)
+    job = Job("encode", data, model, device)
+
+    def work(images: Images) -> list[Codes]:
+        return [job.engine.encode(group.pixels) for group in images.groups]
+
+    with (
+        atomic_file(output, force) as temporary,
+        _codes_file(temporary, output.suffix, job.model.code.shape) as file,
+    ):
+        for images, codes in job.run(work, progress=progress):
+            file.write(*_in_order(images, codes))
+    return {"code_shape": list(job.model.code.shape), **job.summary()}
+
+
+def _in_order(images: Images, codes: list[Codes]) -> tuple[list[str], list[Codes]]:
+    """Names and codes of the readable images, in the order of the source."""
+    found = {
+        int(position): code
+        for group, group_codes in zip(images.groups, codes, strict=True)
+        for position, code in zip(group.positions, group_codes, strict=True)
+    }
+    places = sorted(found)
+    return [images.names[place] for place in places], [found[place] for place in places]
+
+
+class _CodesFile(Protocol):
+    def write(self, names: list[str], codes: list[Codes]) -> None: ...
+
+
+class _NpyCodes:
+    def __init__(self, file: GrowingNpy, shape: tuple[int, ...]) -> None:
+        self._file, self._shape = file, shape
+
+    def write(self, names: list[str], codes: list[Codes]) -> None:
+        for name, code in zip(names, codes, strict=True):
+            if code.shape != self._shape:
+                raise ConfigError(
+                    f"{name} has a code of {code.shape}, an .npy holds codes of {self._shape} "
+                    "alone: write a .parquet"
+                )
+        if codes:
+            self._file.append(np.stack(codes))
+
+
+class _ParquetCodes:
+    SCHEMA = pa.schema([("path", pa.string()), ("code", pa.list_(pa.int32()))])
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+
+    def write(self, names: list[str], codes: list[Codes]) -> None:
+        if codes:
+            flat = [code.ravel() for code in codes]
+            self._writer.write_table(pa.table([pa.array(names), pa.array(flat)], self.SCHEMA))
+
+
+@contextmanager
+def _codes_file(path: Path, suffix: str, shape: tuple[int, ...]) -> Iterator[_CodesFile]:
+    if suffix == ".npy":
+        with GrowingNpy(path, shape, np.int32) as file:
+            yield _NpyCodes(file, shape)
+    else:
+        with pq.ParquetWriter(path, _ParquetCodes.SCHEMA, compression="zstd") as writer:
+            yield _ParquetCodes(writer)

@@ -1,0 +1,88 @@
+"""The engine: a model's graphs in ONNX Runtime, in batches of constant size."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from ..data.images import Pixels
+from .providers import Device, choose_device
+
+Codes = npt.NDArray[np.int32]
+PIXELS_PER_BATCH = 2**16  # 64 images of 28x28: larger batches fall out of the caches
+MAX_BATCH = 256
+GPU_CALLS = 2  # one computes while the next one's input is copied
+
+
+def batch_size(height: int, width: int) -> int:
+    """Images in a batch: a function of the size alone, so that answers never depend on the job."""
+    fitting = max(1, PIXELS_PER_BATCH // (height * width))
+    return min(MAX_BATCH, 1 << (fitting.bit_length() - 1))
+
+
+class Engine:
+    """Runs a model's encoder, decoder and scorer; sessions are made when first needed.
+
+    ``read`` gives the bytes of ``encoder.onnx`` and so on: ``Model.read``, for one.
+
+    All calls may come from several threads. A batch shorter than the constant size is padded with
+    zeros, so an image's answer does not depend on the images beside it, and shapes never change.
+    """
+
+    def __init__(self, read: Callable[[str], bytes], device: str | Device = "auto") -> None:
+        self._read = read
+        self.device = device if isinstance(device, Device) else choose_device(device)
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
+        self._calls = None if self.device.is_cpu else threading.BoundedSemaphore(GPU_CALLS)
+
+    def encode(self, pixels: Pixels) -> Codes:
+        """(N, H, W, C) uint8 -> codes int32 (N, *code_shape)."""
+        codes: Codes = self._run("encoder", "image", pixels, batch_size(*pixels.shape[1:3]))["code"]
+        return codes
+
+    def decode(self, codes: Codes, height: int, width: int) -> Pixels:
+        """int32 codes (N, *code_shape) of images of height x width -> (N, H, W, C) uint8."""
+        pixels: Pixels = self._run("decoder", "code", codes, batch_size(height, width))["image"]
+        return pixels
+
+    def score(self, pixels: Pixels) -> dict[str, npt.NDArray[np.float32]]:
+        """(N, H, W, C) uint8 -> each score (N,) and error_map (N, H, W), float32, raw."""
+        return self._run("scorer", "image", pixels, batch_size(*pixels.shape[1:3]))
+
+    def session(self, graph: str) -> ort.InferenceSession:
+        """The session of encoder, decoder or scorer; raises ModelError or DeviceError."""
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self.device.session(self._read(f"{graph}.onnx"))
+            return self._sessions[graph]
+
+    def _run(self, graph: str, name: str, array: npt.NDArray[Any], batch: int) -> dict[str, Any]:
+        session = self.session(graph)
+        names = [output.name for output in session.get_outputs()]
+        run: Callable[..., Sequence[Any]] = session.run
+        pieces: list[Sequence[Any]] = []
+        for start in range(0, len(array), batch):
+            piece = array[start : start + batch]
+            count = len(piece)
+            if count < batch:
+                piece = np.concatenate(
+                    [piece, np.zeros((batch - count, *piece.shape[1:]), piece.dtype)]
+                )
+            if self._calls:
+                with self._calls:
+                    outputs = run(names, {name: piece})
+            else:
+                outputs = run(names, {name: piece})
+            pieces.append([output[:count] for output in outputs])
+        if len(pieces) == 1:
+            return dict(zip(names, pieces[0], strict=True))
+        return {
+            n: np.concatenate(column)
+            for n, column in zip(names, zip(*pieces, strict=True), strict=True)
+        }

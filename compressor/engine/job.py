@@ -1,0 +1,87 @@
+"""A dataset on its way through a model: what encode, compress, score and calibrate share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..data.images import Chunk, Images, Pixels
+from ..data.sources import open_source
+from ..errors import DataError, UnreadableImage
+from ..log import log
+from ..model import Model
+from ..progress import Progress
+from ..spec import DataSpec
+from .engine import Engine
+from .pipeline import chunk_size, in_order
+
+Result = TypeVar("Result")
+
+
+class Job:
+    """Opens model, source and engine; raises CompressorError before any work if one is unusable.
+
+    images: how many went through so far; unreadable: (name, reason) of the others.
+    """
+
+    def __init__(
+        self, verb: str, data: str | Path | Pixels, model: str | Path, device: str
+    ) -> None:
+        self._verb, self._started = verb, time.monotonic()
+        self.model = Model.open(model)
+        self.source = open_source(data)
+        self.engine = Engine(self.model.read, device)
+        self.images = 0
+        self.unreadable: list[tuple[str, str]] = []
+        log.info("device: %s (%s)", self.engine.device.name, self.engine.device.reason)
+
+    def run(
+        self, work: Callable[[Images], Result], *, start: int = 0, progress: bool = False
+    ) -> Iterator[tuple[Images, Result]]:
+        """Yields each chunk's images and ``work(images)``, in order, from image ``start`` on.
+
+        ``work`` runs in several threads and sees only images that fit the model. Raises DataError
+        at the end if there was none.
+        """
+
+        def load_and_work(chunk: Chunk) -> tuple[Images, Result]:
+            images = _fitting(chunk.load(), self.model.spec)
+            return images, work(images)
+
+        chunks = self.source.chunks(chunk_size(self.model.spec), start)
+        with Progress(self._verb, self.source.count(), shown=progress) as bar:
+            for images, result in in_order(load_and_work, chunks):
+                for position, reason in sorted(images.unreadable.items()):
+                    log.warning("skipped %s: %s", images.names[position], reason)
+                    self.unreadable.append((images.names[position], reason))
+                self.images += len(images.names) - len(images.unreadable)
+                yield images, result
+                bar.update(start + self.images + len(self.unreadable))
+        if not self.images and not start:
+            reason = f"; the first: {' '.join(self.unreadable[0])}" if self.unreadable else ""
+            raise DataError(f"no image in {self.source.location} can be used{reason}")
+
+    def summary(self) -> dict[str, Any]:
+        """The keys that every verb's summary ends with."""
+        return {
+            "images": self.images,
+            "unreadable": len(self.unreadable),
+            "unreadable_names": [f"{name}: {reason}" for name, reason in self.unreadable],
+            "seconds": round(time.monotonic() - self._started, 3),
+            "device": self.engine.device.name,
+        }
+
+
+def _fitting(images: Images, spec: DataSpec) -> Images:
+    """The same images, those that do not fit the model among the unreadable ones."""
+    groups, unreadable = [], dict(images.unreadable)
+    for group in images.groups:
+        try:
+            spec.check(group.pixels.shape[1:])
+        except UnreadableImage as error:
+            unreadable |= {int(position): str(error) for position in group.positions}
+        else:
+            groups.append(group)
+    return Images(images.names, groups, unreadable)

@@ -1,0 +1,58 @@
+"""Work on chunks side by side, results in order, with a bounded number under way.
+
+Each worker thread takes a chunk through all of its stages: decode, infer, code. Decoders, ONNX
+Runtime and encoders let go of the interpreter's lock, so one chunk's decoding overlaps another's
+inference and the consumer's writing. At most ``workers`` + AHEAD chunks exist at a time, whatever
+the size of the dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from ..spec import DataSpec
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 2  # finished or waiting chunks beside those being worked on
+CHUNK_IMAGES = 256
+CHUNK_BYTES = 2**26
+
+
+def worker_count() -> int:
+    """One for each core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def chunk_size(spec: DataSpec) -> int:
+    """Images in a chunk: at most 256, and at most 64 MiB at the size the model was trained on."""
+    return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // spec.elements))
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[Result]:
+    """Yields work(item) for each item in order.
+
+    An error in ``items``, in ``work`` or in the consumer ends the whole: what waits is cancelled,
+    what runs is waited for, and the error is raised here.
+    """
+    workers = workers or worker_count()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="compressor")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= workers + AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

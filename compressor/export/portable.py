@@ -1,0 +1,58 @@
+"""What makes a graph portable: the opset, the operators, and nothing of this machine inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from ..errors import ExportError
+
+OPSET = 18
+IR_VERSION = 10
+# Ran in ONNX Runtime (native, node, wasm), OpenVINO, tract, OpenCV dnn, MNN, TVM and the ONNX
+# reference evaluator.
+OPERATORS = frozenset(
+    ["Add", "ArgMin", "Cast", "Clip", "Concat", "Constant", "Conv", "ConvTranspose", "DepthToSpace", "Div", "Elu", "Floor", "Gather", "Gemm", "Identity", "InstanceNormalization", "LeakyRelu", "MatMul", "Mul", "PRelu", "Pow", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"]
+)
+
+
+def clean(graph_model: onnx.ModelProto) -> None:
+    """Takes out, in place, what the exporter leaves in nodes: stack traces with source paths."""
+    graph_model.producer_name, graph_model.producer_version = "compressor", ""
+    graph_model.doc_string = ""
+    graph_model.ir_version = IR_VERSION
+    del graph_model.metadata_props[:]
+    del graph_model.functions[:]
+    for graph in _graphs(graph_model.graph):
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        del graph.value_info[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+        for value in (*graph.input, *graph.output, *graph.initializer):
+            value.doc_string = ""
+            del value.metadata_props[:]
+
+
+def refuse_unportable(graph_model: onnx.ModelProto, name: str) -> None:
+    """Raises ExportError that names what other runtimes would not run."""
+    opsets = {entry.domain: entry.version for entry in graph_model.opset_import}
+    if opsets != {"": OPSET}:
+        raise ExportError(f"{name}: the graph imports {opsets}, wanted is opset {OPSET} alone")
+    used = {node.op_type for graph in _graphs(graph_model.graph) for node in graph.node}
+    if foreign := used - OPERATORS:
+        raise ExportError(
+            f"{name}: the operators {', '.join(sorted(foreign))} do not run everywhere; "
+            f"build the network from {', '.join(sorted(OPERATORS))}"
+        )
+    onnx.checker.check_model(graph_model, full_check=True)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)

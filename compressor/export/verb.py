@@ -1,0 +1,68 @@
+"""The verb ``export``: the ONNX graphs of a model alone, for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..errors import ConfigError
+from ..files import atomic_folder
+from ..model import Model
+
+PRECISIONS = ("float32", "float16")
+
+
+def export(
+    model: str | Path,
+    output: str | Path,
+    *,
+    precision: str = "float32",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Writes encoder.onnx, decoder.onnx, scorer.onnx, golden.npz and the card to a folder.
+
+    ``precision`` float16 stores weights in half the bytes and casts them back to float32 inside
+    the graph, where they are exact (tract does not read such graphs). Gives output and the sizes
+    of the files.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: allowed are {', '.join(PRECISIONS)}")
+    opened = Model.open(model)
+    output = Path(output)
+    sizes = {}
+    with atomic_folder(output, force) as folder:
+        for name in ("encoder.onnx", "decoder.onnx", "scorer.onnx", "golden.npz", "MODEL_CARD.md"):
+            content = opened.read(name)
+            if name.endswith(".onnx") and precision == "float16":
+                content = _store_float16(content)
+            (folder / name).write_bytes(content)
+            sizes[name] = len(content)
+    return {"output": str(output), "precision": precision, "files": sizes}
+
+
+def _store_float16(content: bytes) -> bytes:
+    """Stores each weight tensor that float16 holds exactly as float16, with a Cast behind it."""
+    graph_model = onnx.load_from_string(content)
+    graph = graph_model.graph
+    casts = []
+    for initializer in list(graph.initializer):
+        if initializer.data_type != TensorProto.FLOAT:
+            continue
+        weights = numpy_helper.to_array(initializer)
+        half = weights.astype("float16")
+        if weights.size < 16 or (half.astype("float32") != weights).any():
+            continue
+        stored = numpy_helper.from_array(half, f"{initializer.name}.float16")
+        casts.append(
+            helper.make_node("Cast", [stored.name], [initializer.name], to=TensorProto.FLOAT)
+        )
+        graph.initializer.remove(initializer)
+        graph.initializer.append(stored)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(graph_model, full_check=True)
+    return graph_model.SerializeToString(deterministic=True)

@@ -1,0 +1,325 @@
+"""The model on disk: a folder, or the same as one zip. Reading one needs neither torch nor onnx.
+
+manifest.json        what it is: format version, plugin, specs, graphs, SHA-256 of every file
+manifest.sha256      the manifest's own hash, as sha256sum writes it
+encoder.onnx         image -> code
+decoder.onnx         code -> image
+scorer.onnx          image -> one output per score, and error_map
+prior.bin            integer tables of the entropy coder (archive/FORMAT.md)
+calibration.parquet  the scores of images used neither for training nor for early stopping
+weights.safetensors  to fine-tune
+golden.npz           a few images and what the graphs answer to them
+MODEL_CARD.md        for people
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import lzma
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from . import __version__
+from .errors import ModelError
+from .files import atomic_file, atomic_folder, refuse_existing, refuse_irreplaceable
+from .spec import CodeSpec, DataSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from .entropy.prior import Prior
+
+FORMAT = "compressor-model"
+FORMAT_VERSION = 1
+DECODING = ("decoder.onnx", "prior.bin")  # what an archive embeds
+MAX_MANIFEST = 16 << 20
+
+
+class FileEntry(BaseModel):
+    """A file's content: its size in bytes and SHA-256 in hex, before any compression."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int
+    sha256: str
+
+
+class PluginEntry(BaseModel):
+    """The plugin that made the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    distribution: str
+    version: str
+
+
+class ModelManifest(BaseModel):
+    """manifest.json. Readers ignore keys they do not know: those may come in any version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal["compressor-model"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    created_by: str = f"compressor {__version__}"
+    plugin: PluginEntry
+    config: dict[str, Any]  # the plugin's
+    data: DataSpec
+    code: CodeSpec
+    scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map; the first is default
+    training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
+    quantiser: dict[str, Any] = {}  # steps, and how often validation codes left the tables' range
+    parity: dict[str, Any] = {}  # the largest differences between torch and the graphs
+    files: dict[str, FileEntry]
+
+
+def digest_of(manifest: ModelManifest) -> str:
+    """SHA-256 (hex) of what decoding depends on: equal digests decode archives to equal pixels."""
+    identity = {
+        "data": manifest.data.model_dump(),
+        "code": manifest.code.model_dump(),
+        "files": {name: manifest.files[name].sha256 for name in DECODING},
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+class Model:
+    """A trained model, read from a folder, from a zip, or from inside an archive."""
+
+    def __init__(self, location: Path, manifest: ModelManifest) -> None:
+        self.location = location
+        self.manifest = manifest
+        self.spec = manifest.data
+        self.code = manifest.code
+        self.digest = digest_of(manifest)
+
+    @classmethod
+    def open(cls, location: str | Path) -> Model:
+        """Reads the manifest; raises ModelError if it is missing, altered, damaged or too new."""
+        location = Path(location)
+        text = _stored(location, "manifest.json", MAX_MANIFEST)
+        if text is None:
+            raise ModelError(f"{location} is not a model: it has no manifest.json")
+        hash_line = _stored(location, "manifest.sha256", 1000)
+        if hash_line is None or hash_line.split()[:1] != [
+            hashlib.sha256(text).hexdigest().encode()
+        ]:
+            raise ModelError(
+                f"{location}/manifest.json does not have the hash in manifest.sha256: "
+                "the model was altered or damaged; take a good copy"
+            )
+        return cls(location, parse_manifest(text, location))
+
+    def read(self, name: str) -> bytes:
+        """A file's content, decompressed and checked against its SHA-256; or ModelError."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise ModelError(f"{self.location} has no {name}")
+        content = _stored(self.location, name, entry.size)
+        if content is None:
+            packed = _stored(self.location, f"{name}.xz", entry.size + 1024)
+            if packed is None:
+                raise ModelError(
+                    f"{self.location}/{name} is missing; take a good copy of the model"
+                )
+            content = _unpack(packed, entry.size)
+        if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise ModelError(
+                f"{self.location}/{name} does not have the hash in the manifest: "
+                "it was altered, swapped or damaged; take a good copy of the model"
+            )
+        return content
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The integer tables of the codes."""
+        from .entropy.prior import Prior
+
+        return Prior.from_bytes(self.read("prior.bin"))
+
+    def calibration(self, score: str) -> npt.NDArray[np.float64]:
+        """The calibration images' scores, float64, ascending."""
+        import numpy as np
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(io.BytesIO(self.read("calibration.parquet")))
+        if score not in table.column_names:
+            raise ModelError(f"{self.location} has no calibration for the score {score!r}")
+        return np.sort(table[score].to_numpy())
+
+    def golden(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays ``image``, ``code``, ``reconstruction``, the scores and ``error_map``."""
+        import numpy as np
+
+        with np.load(io.BytesIO(self.read("golden.npz")), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def check(self) -> list[str]:
+        """What is wrong with the files of the model, one sentence each; empty when all is well."""
+        problems = []
+        for name in self.manifest.files:
+            try:
+                self.read(name)
+            except ModelError as error:
+                problems.append(str(error))
+        known = {*self.manifest.files, "manifest.json", "manifest.sha256"}
+        known |= {f"{name}.xz" for name in self.manifest.files}
+        for name in _names(self.location):
+            if name not in known:
+                problems.append(f"{self.location}/{name} does not belong to the model")
+        return problems
+
+    def embed(self, folder: Path) -> None:
+        """Writes what decoding needs into ``folder``, as small as it gets."""
+        folder.mkdir()
+        entries = {name: self.manifest.files[name] for name in DECODING}
+        for name in DECODING:
+            (folder / f"{name}.xz").write_bytes(_pack(self.read(name)))
+        manifest = ModelManifest(
+            created_by=self.manifest.created_by,
+            plugin=self.manifest.plugin,
+            config=self.manifest.config,
+            data=self.spec,
+            code=self.code,
+            files=entries,
+        )
+        for name, content in manifest_files(manifest, indent=None).items():
+            (folder / name).write_bytes(content)
+
+    def with_calibration(self, scores: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, bytes]:
+        """The files of this model with other calibration scores, manifest included."""
+        contents = {name: self.read(name) for name in self.manifest.files}
+        contents["calibration.parquet"] = calibration_bytes(scores)
+        manifest = self.manifest.model_copy(update={"files": file_entries(contents)})
+        return contents | manifest_files(manifest)
+
+
+def parse_manifest(text: bytes, location: Path) -> ModelManifest:
+    """Raises ModelError that says whether the manifest is damaged or from a newer version."""
+    try:
+        data = json.loads(text)
+        name, version = data["format"], data["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{location}/manifest.json is not a model's manifest") from error
+    if name != FORMAT:
+        raise ModelError(f"{location} is a {name}, not a model")
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{location} has model format version {version}; compressor {__version__} reads "
+            f"version {FORMAT_VERSION}: update compressor"
+        )
+    try:
+        return ModelManifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ModelError(f"{location}/manifest.json: field {field}: {first['msg']}") from error
+
+
+def file_entries(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
+    return {
+        name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in sorted(contents.items())
+    }
+
+
+def manifest_files(manifest: ModelManifest, indent: int | None = 2) -> dict[str, bytes]:
+    """manifest.json and manifest.sha256."""
+    data = manifest.model_dump(mode="json", exclude_defaults=False)
+    if indent is None:  # embedded: what a decoder does not read is left out
+        data = {key: value for key, value in data.items() if value not in ({}, [])}
+    text = (json.dumps(data, indent=indent) + "\n").encode()
+    hash_line = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
+    return {"manifest.json": text, "manifest.sha256": hash_line}
+
+
+def calibration_bytes(scores: Mapping[str, npt.NDArray[np.float64]]) -> bytes:
+    """calibration.parquet: one float64 column a score, in the order of the images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(dict(scores)), buffer, compression="zstd", store_schema=False)
+    return buffer.getvalue()
+
+
+def refuse_model_output(path: Path, force: bool) -> None:
+    """Raises OutputError if a model must not be written to ``path``."""
+    if path.suffix == ".zip":
+        refuse_existing(path, force)
+    else:
+        refuse_irreplaceable(path, force, FORMAT)
+
+
+def write_model(path: Path, files: Mapping[str, bytes], force: bool) -> None:
+    """Writes the files of a model as a folder, or as one zip if ``path`` ends in .zip."""
+    refuse_model_output(path, force)
+    if path.suffix == ".zip":
+        with (
+            atomic_file(path, force) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for name, content in files.items():
+                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    else:
+        with atomic_folder(path, force) as temporary:
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+
+
+def _stored(location: Path, name: str, limit: int) -> bytes | None:
+    """The bytes of a file of the model as stored, at most ``limit`` + 1 of them; None if absent."""
+    try:
+        if location.is_dir():
+            path = location / name
+            if not path.is_file():
+                return None
+            with path.open("rb") as file:
+                return file.read(limit + 1)
+        with zipfile.ZipFile(location) as archive:
+            _refuse_unsafe_names(location, archive.namelist())
+            if name not in archive.namelist():
+                return None
+            with archive.open(name) as member:
+                return member.read(limit + 1)
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no model at {location}") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{location} cannot be read as a model: {error}") from error
+
+
+def _names(location: Path) -> list[str]:
+    if location.is_dir():
+        return sorted(p.relative_to(location).as_posix() for p in location.rglob("*"))
+    with zipfile.ZipFile(location) as archive:
+        return archive.namelist()
+
+
+def _refuse_unsafe_names(location: Path, names: list[str]) -> None:
+    for name in names:
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise ModelError(f"{location} is not a model: its member {name!r} is not a plain file")
+
+
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 2, "pb": 2}]
+
+
+def _pack(content: bytes) -> bytes:
+    """xz with contexts by position modulo 4, which suits float32 weights and integer tables."""
+    return lzma.compress(content, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=_FILTERS)
+
+
+def _unpack(packed: bytes, size: int) -> bytes:
+    """Decompresses at most ``size`` + 1 bytes, whatever the file claims; b"" if it is damaged."""
+    try:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed, size + 1)
+    except (lzma.LZMAError, EOFError):
+        return b""
