@@ -1,0 +1,205 @@
+"""One HTML file on a scoring job and, where wanted, on a compression: opens without a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from ..data.images import Pixels
+from ..files import atomic_file
+from .heatmaps import overlay, ramp
+from .pictures import comparison_sheet, png, shrunk
+from .rivals import RivalSize
+
+WORST_IMAGES = 60
+UNREADABLE_SHOWN = 100
+BINS = 60
+PICTURE_SIDE = 320
+
+Scores = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """One image and what was found: ``pixels`` uint8 (H, W, C); ``error_map`` float32 (H, W)."""
+
+    path: str
+    score: float
+    p_value: float | None
+    is_anomaly: bool
+    pixels: Pixels
+    error_map: npt.NDArray[np.float32] | None = None
+    reconstruction: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class CompressionSummary:
+    """A compression to show: rows of (label, value); pictures uint8 (n, H, W, C) of one size.
+
+    ``archive_bytes`` is the archive's row in the table of rivals.
+    """
+
+    rows: Sequence[tuple[str, str]] = ()
+    originals: Sequence[Pixels] | Pixels = ()
+    reconstructions: Sequence[Pixels] | Pixels = ()
+    rivals: Sequence[RivalSize] = ()
+    archive_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoringReport:
+    """What the page says about a scoring job.
+
+    ``scores`` and ``calibration_scores`` are (n,), higher is stranger; what is not finite is
+    left out of the histogram. ``worst`` are the images to show, about WORST_IMAGES, in any
+    order. ``unreadable`` has (path, reason); ``facts`` are further rows of (label, value).
+    """
+
+    title: str
+    data: str
+    model: str
+    scorer: str
+    threshold: float
+    images: int
+    anomalies: int
+    scores: Scores
+    calibration_scores: Scores
+    worst: Sequence[ScoredImage]
+    unreadable: Sequence[tuple[str, str]] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    compression: CompressionSummary | None = None
+
+
+def write_report(path: Path, report: ScoringReport, force: bool) -> None:
+    """Writes the page as one HTML file, pictures included.
+
+    Raises OutputError if ``path`` exists and ``force`` is not given, or cannot be written.
+    """
+    template = (files(__package__) / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    worst = sorted(report.worst, key=lambda image: image.score, reverse=True)
+    scale = _error_scale(worst)
+    page = environment.from_string(template).render(
+        report=report,
+        histogram=_histogram(report),
+        worst=[_card(image, scale) for image in worst],
+        error_scale=scale,
+        error_ramp=[_css_colour(colour) for colour in ramp(np.linspace(0, 1, 9, dtype=np.float32))],
+        unreadable_shown=UNREADABLE_SHOWN,
+        strip=_strip(report.compression),
+    )
+    with atomic_file(path, force) as temporary:
+        # A file name that is not Unicode has surrogates, which UTF-8 cannot hold.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True)
+class _Card:
+    image: ScoredImage
+    pictures: list[tuple[str, str]]  # caption, data URI
+
+
+@dataclass(frozen=True)
+class _Histogram:
+    """SVG paths in a box of 100 x 100, ticks as (percent from the left, label)."""
+
+    scores: str
+    calibration: str
+    threshold: float | None
+    ticks: list[tuple[float, str]]
+
+
+def _card(image: ScoredImage, scale: float) -> _Card:
+    pictures = [("original", image.pixels)]
+    if image.reconstruction is not None:
+        pictures.append(("reconstruction", image.reconstruction))
+    if image.error_map is not None:
+        pictures.append(("error", overlay(image.pixels, image.error_map, scale)))
+    return _Card(
+        image,
+        [(caption, _data_uri(shrunk(pixels, PICTURE_SIDE))) for caption, pixels in pictures],
+    )
+
+
+def _error_scale(images: Sequence[ScoredImage]) -> float:
+    """One scale for all maps shown: what the strongest errors of a typical one reach.
+
+    The largest error of all would leave most maps dark.
+    """
+    maps = [image.error_map for image in images if image.error_map is not None]
+    strongest = [float(np.quantile(errors, 0.98, method="lower")) for errors in maps]
+    usable = [error for error in strongest if np.isfinite(error) and error > 0]
+    return float(np.median(usable)) if usable else 1.0
+
+
+def _strip(compression: CompressionSummary | None) -> str | None:
+    if compression is None or len(compression.originals) == 0:
+        return None
+    return _data_uri(comparison_sheet(compression.originals, compression.reconstructions))
+
+
+def _data_uri(pixels: Pixels) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+
+
+def _css_colour(colour: npt.NDArray[np.float32]) -> str:
+    return "#" + "".join(f"{round(float(value)):02x}" for value in colour)
+
+
+def _histogram(report: ScoringReport) -> _Histogram | None:
+    """Shares of images by score, on a logarithmic axis where the scores span a wide range.
+
+    Heights are square roots, so that a few anomalies among many images stay visible.
+    """
+    scores, calibration = (
+        np.asarray(values, np.float64)[np.isfinite(values)]
+        for values in (report.scores, report.calibration_scores)
+    )
+    threshold = [report.threshold] if np.isfinite(report.threshold) else []
+    shown = np.concatenate([scores, calibration, threshold])
+    if not len(scores):
+        return None
+    low, high = float(shown.min()), float(shown.max())
+    logarithmic = low > 0 and high > 20 * low
+    if logarithmic:
+        edges = np.geomspace(low, high, BINS + 1)
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+
+    def percent(value: float) -> float:
+        place = np.interp(value, edges, np.linspace(0, 100, BINS + 1))
+        return float(place)
+
+    heights = [np.sqrt(_shares(values, edges)) for values in (scores, calibration)]
+    tallest = max(height.max() for height in heights)
+    ticks = [edges[round(share * BINS)] for share in (0, 0.25, 0.5, 0.75, 1)]
+    return _Histogram(
+        scores=_steps(heights[0] / tallest),
+        calibration=_steps(heights[1] / tallest) if len(calibration) else "",
+        threshold=percent(threshold[0]) if threshold else None,
+        ticks=[(percent(tick), f"{tick:.3g}") for tick in ticks],
+    )
+
+
+def _shares(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Scores:
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return counts / max(1, len(values))
+
+
+def _steps(heights: Scores) -> str:
+    """The outline of bars as an SVG path, closed along the bottom."""
+    places = np.linspace(0, 100, len(heights) + 1)
+    points = [
+        f"V{100 - 100 * height:.2f}H{right:.2f}"
+        for height, right in zip(heights, places[1:], strict=True)
+    ]
+    return "M0 100" + "".join(points) + "V100Z"
