@@ -1,0 +1,158 @@
+"""Arrays of images as sources: given from Python, in a .npy file, or as a member of a .npz file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
+from .images import Chunk, Group, Images, Pixels
+from .names import row_names
+from .reading import fingerprint, reading
+
+Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+
+
+class ArraySource:
+    """Rows of a uint8 array, (N, H, W) grey or (N, H, W, C) with C of 1, 3 or 4.
+
+    Raises DataError for other types and shapes. ``path`` is the file that the array maps, if any.
+    """
+
+    def __init__(self, array: npt.NDArray[Any], path: Path | None = None) -> None:
+        self.location = str(path) if path else "the array"
+        self._shape = _image_shape(array.shape, array.dtype, self.location)
+        self._array, self._path = array, path
+
+    def count(self) -> int:
+        return len(self._array)
+
+    def fingerprint(self) -> str:
+        if self._path:
+            return fingerprint("npy", iter([("", self._path)]))
+        digest = hashlib.sha256(f"array {self._array.shape}".encode())
+        for first in range(0, len(self._array), 256):
+            digest.update(np.ascontiguousarray(self._array[first : first + 256]).data)
+        return digest.hexdigest()
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
+        total = len(self._array)
+        for first in range(start, total, size):
+            stop = min(first + size, total)
+            yield Chunk(first, stop - first, partial(self._load, first, stop))
+
+    def _load(self, first: int, stop: int) -> Images:
+        pixels = np.array(self._array[first:stop], order="C", subok=False)
+        return _one_group(row_names(first, stop, len(self._array)), pixels, self._shape)
+
+
+class NpzSource:
+    """Rows of one array in a .npz file, read in order and never held as a whole.
+
+    Without a ``key`` the file must have exactly one array that can be images. Raises DataError,
+    listing the keys, if it does not.
+    """
+
+    def __init__(self, path: Path, key: str | None) -> None:
+        with reading(path), zipfile.ZipFile(path) as archive:
+            headers = dict(_headers(archive))
+        if key is None:
+            candidates = [key for key, header in headers.items() if _can_be_images(header)]
+            if len(candidates) != 1:
+                raise DataError(
+                    f"{path} has {len(candidates) or 'no'} arrays of images; name one of its keys "
+                    f"({', '.join(headers)}) as {path}::KEY"
+                )
+            key = candidates[0]
+        elif key not in headers:
+            raise DataError(f"{path} has no array {key!r}; its keys are {', '.join(headers)}")
+        self.location = f"{path}::{key}"
+        shape, in_fortran_order, dtype = headers[key]
+        self._shape = _image_shape(shape, dtype, self.location)
+        if in_fortran_order:
+            raise DataError(
+                f"{self.location} is stored in Fortran order and has no rows to read one by one; "
+                "save it again after numpy.ascontiguousarray"
+            )
+        self._path, self._key, self._count = path, key, shape[0]
+
+    def count(self) -> int:
+        return self._count
+
+    def fingerprint(self) -> str:
+        return fingerprint("npz", iter([(self._key, self._path)]))
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
+        row = math.prod(self._shape)
+        with (
+            reading(self._path),
+            zipfile.ZipFile(self._path) as archive,
+            archive.open(f"{self._key}.npy") as file,
+        ):
+            _read_header(file)
+            file.seek(start * row, os.SEEK_CUR)
+            for first in range(start, self._count, size):
+                stop = min(first + size, self._count)
+                data = file.read((stop - first) * row)
+                if len(data) < (stop - first) * row:
+                    raise EOFError(f"array {self._key!r} is shorter than its header says")
+                yield Chunk(first, stop - first, partial(self._load, data, first, stop))
+
+    def _load(self, data: bytes, first: int, stop: int) -> Images:
+        pixels = np.frombuffer(data, np.uint8).copy()  # bytes are read-only; torch warns of that
+        return _one_group(row_names(first, stop, self._count), pixels, self._shape)
+
+
+def open_npy(path: Path) -> ArraySource:
+    """A .npy file, memory-mapped. Raises DataError if it is damaged or does not hold images."""
+    with reading(path):
+        array = np.lib.format.open_memmap(path, mode="r")
+    return ArraySource(array, path)
+
+
+def _one_group(names: list[str], pixels: Pixels, shape: tuple[int, int, int]) -> Images:
+    group = Group(np.arange(len(names), dtype=np.int64), pixels.reshape(len(names), *shape))
+    return Images(names, [group])
+
+
+def _image_shape(
+    shape: tuple[int, ...], dtype: np.dtype[Any], location: str
+) -> tuple[int, int, int]:
+    """(H, W, C) of the rows. Raises DataError unless they can only be taken for images."""
+    if _can_be_images((shape, False, dtype)):
+        return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
+    raise DataError(
+        f"{location} is {dtype} {shape}; wanted is uint8 (N, H, W) or (N, H, W, C) with 1, 3 or 4 "
+        "channels and N of at least 1 (one image: array[None])"
+    )
+
+
+def _can_be_images(header: Header) -> bool:
+    shape, _, dtype = header
+    if dtype != np.uint8 or not shape or not all(shape):
+        return False
+    # (H, W, 3) is one colour image that lacks its N, not H grey images, three pixels wide.
+    return (len(shape), shape[-1] in (1, 3, 4)) in ((3, False), (4, True))
+
+
+def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[str, Header]]:
+    """Keys and headers of the members that are arrays; reads no data and no pickle."""
+    for member in archive.namelist():
+        if member.endswith(".npy"):
+            with archive.open(member) as file:
+                yield member.removesuffix(".npy"), _read_header(file)
+
+
+def _read_header(file: IO[bytes]) -> Header:
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)

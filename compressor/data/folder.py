@@ -1,0 +1,96 @@
+"""Image files, alone or in a folder, as a source."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from ..errors import DataError, UnreadableImage
+from .decode import MAX_ENCODED_BYTES, decode_all
+from .images import Chunk, Images
+from .names import as_text, is_unsafe
+from .reading import fingerprint
+
+
+class FolderSource:
+    """The image files ``files``, in that order: paths relative to ``folder``, as find_files says.
+
+    A file that cannot be read, or has a name that other systems would take for a path elsewhere,
+    is an unreadable image.
+    """
+
+    def __init__(self, folder: Path, files: list[str], location: str) -> None:
+        self.location = location
+        self._folder, self._files = folder, files
+
+    def count(self) -> int:
+        return len(self._files)
+
+    def fingerprint(self) -> str:
+        return fingerprint("folder", ((file, self._folder / file) for file in self._files))
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
+        for first in range(start, len(self._files), size):
+            files = self._files[first : first + size]
+            yield Chunk(first, len(files), partial(self._load, files))
+
+    def _load(self, files: list[str]) -> Images:
+        return decode_all([as_text(file) for file in files], map(self._read, files))
+
+    def _read(self, file: str) -> bytes | UnreadableImage:
+        if is_unsafe(file):
+            return UnreadableImage("has a backslash or a drive in its name; rename the file")
+        path = self._folder / file
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                return UnreadableImage("is not a regular file")
+            if status.st_size > MAX_ENCODED_BYTES:
+                return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
+            return path.read_bytes()
+        except OSError as error:
+            return UnreadableImage(f"cannot be read: {error.strerror}")
+
+
+def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
+    """The files below ``folder`` with one of the suffixes: relative POSIX paths, sorted.
+
+    Leaves out what is hidden. Follows links to folders, into each real folder once, so loops end.
+    Raises DataError if a folder cannot be listed.
+    """
+    wanted, seen = tuple(suffixes), set()
+
+    def is_new(path: str) -> bool:
+        status = Path(path).stat()
+        identity = status.st_dev, status.st_ino
+        new = identity not in seen
+        seen.add(identity)
+        return new
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    try:
+        is_new(str(folder))
+        for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+            folders[:] = [
+                name
+                for name in sorted(folders)
+                if not name.startswith(".") and is_new(os.path.join(parent, name))  # noqa: PTH118
+            ]
+            prefix = Path(parent).relative_to(folder).as_posix()
+            prefix = "" if prefix == "." else f"{prefix}/"
+            found += [
+                prefix + name
+                for name in files
+                if name.lower().endswith(wanted) and not name.startswith(".")
+            ]
+    except OSError as error:
+        raise DataError(
+            f"cannot list {error.filename}: {error.strerror}; check its permissions"
+        ) from error
+    return sorted(found)

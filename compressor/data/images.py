@@ -1,0 +1,64 @@
+"""Images on their way through a job: undecoded in a Chunk, as pixels in Images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one size: ``pixels`` (n, H, W, C) uint8; ``positions`` (n,) says which they are."""
+
+    positions: npt.NDArray[np.int64]
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images, in the order of their source.
+
+    ``names`` has every image, unreadable ones included; ``groups`` holds the readable ones by
+    size, each position of ``names`` at most once; ``unreadable`` maps the others to the reason.
+    """
+
+    names: list[str]
+    groups: list[Group]
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive images, not decoded yet: cheap to make; ``load`` may run in any thread."""
+
+    start: int
+    count: int
+    load: Callable[[], Images]
+
+
+class Source(Protocol):
+    """A dataset to read, once, from the front, in an order that never changes."""
+
+    location: str
+
+    def count(self) -> int | None:
+        """How many images there are, or None where only reading on would tell."""
+
+    def fingerprint(self) -> str:
+        """Changes when the images change (names, sizes, times of the files); reads no pixels."""
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
+        """Chunks of ``size`` images (the last may be shorter), from image ``start`` on."""
+
+
+class Sink(Protocol):
+    """Where decompressed images go: whole at the end of a ``with`` block, absent after an error."""
+
+    def write(self, names: list[str], pixels: list[Pixels]) -> None:
+        """Adds images, each (H, W, C) uint8, in the order of the archive."""

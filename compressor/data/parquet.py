@@ -1,0 +1,169 @@
+"""Parquet files with a column of encoded images as a source, in the layouts of Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import DataError, UnreadableImage
+from .images import Chunk
+from .names import UNSAFE, row_names
+from .reading import chunks_of, fingerprint, reading
+
+NAME_COLUMNS = ("path", "name", "filename")
+ROWS_AT_ONCE = 64
+
+
+class ParquetSource:
+    """The rows of ``parts``, one file after the other; ``column`` holds the encoded images.
+
+    The column is binary, or a struct {bytes: binary, path: string}; without ``column`` it is the
+    one named ``image``, or the only one of such a type. Names come from a string column ``path``,
+    ``name`` or ``filename``, or else from the struct's path; if any of them is missing, double or
+    leads out of a folder, rows have numbers. Raises DataError if there is no such column, or a
+    part is damaged or different.
+    """
+
+    def __init__(self, location: Path, parts: list[Path], column: str | None) -> None:
+        self._parts: list[tuple[Path, int]] = []
+        for part in parts:
+            with _open(part) as file:
+                schema, rows = file.schema_arrow, file.metadata.num_rows
+            if not self._parts:
+                self._column = _image_column(schema, column, part)
+                self._names_at = _names_at(schema, self._column)
+                self._columns = list(dict.fromkeys([self._column, *self._names_at[:1]]))
+                types = _types(schema, self._columns)
+            if _types(schema, self._columns) != types:
+                raise DataError(
+                    f"{part} has other columns than {parts[0]}; read the two one by one"
+                )
+            self._parts.append((part, rows))
+        self._count = sum(rows for _, rows in self._parts)
+        if not self._count:
+            raise DataError(f"{location} has no rows; give Parquet files with at least one image")
+        self.location = f"{location}::{self._column}"
+
+    def count(self) -> int:
+        return self._count
+
+    def fingerprint(self) -> str:
+        parts = ((part.name, part) for part, _ in self._parts)
+        return fingerprint(f"parquet {self._column}", parts)
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
+        return chunks_of(self._images(start), size, start)
+
+    def _images(self, start: int) -> Iterator[tuple[str, bytes | UnreadableImage]]:
+        first = 0
+        for part, rows in self._parts:
+            if first + rows > start:
+                with _open(part) as file:
+                    yield from self._rows(file, first, start)
+            first += rows
+
+    def _rows(
+        self, file: pq.ParquetFile, first: int, start: int
+    ) -> Iterator[tuple[str, bytes | UnreadableImage]]:
+        """The rows of one part, which begins at row ``first``, without those before ``start``."""
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if first + rows <= start:
+                first += rows
+                continue
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=self._columns):
+                wanted = batch.slice(max(start - first, 0))
+                first += len(batch)
+                yield from zip(self._names(wanted, first), self._contents(wanted), strict=True)
+
+    def _names(self, batch: pa.RecordBatch, stop: int) -> list[str]:
+        if self._has_names:
+            names: list[str] = _select(batch, self._names_at).to_pylist()
+            return names
+        return row_names(stop - len(batch), stop, self._count)
+
+    def _contents(self, batch: pa.RecordBatch) -> Iterator[bytes | UnreadableImage]:
+        column = batch.column(self._column)
+        if pa.types.is_struct(column.type):
+            column = pc.struct_field(column, "bytes")
+        missing = UnreadableImage("has no bytes in the table; embed the image instead of a link")
+        return (missing if value is None else value for value in column.to_pylist())
+
+    @cached_property
+    def _has_names(self) -> bool:
+        """Whether every row has a safe name of its own; reads the names alone, of all parts."""
+        if not self._names_at:
+            return False
+        pieces = []
+        for part, _ in self._parts:
+            with _open(part) as file:
+                for batch in file.iter_batches(columns=[".".join(self._names_at)]):
+                    pieces.append(_select(batch, self._names_at).cast(pa.large_string()))
+        names = pa.chunked_array(pieces, pa.large_string())
+        unsafe = pc.any(pc.match_substring_regex(names, UNSAFE)).as_py()
+        distinct = pc.count_distinct(names, mode="only_valid").as_py()
+        return not unsafe and bool(distinct == self._count)
+
+
+@contextmanager
+def _open(part: Path) -> Iterator[pq.ParquetFile]:
+    """The file for the body; damage, seen now or in the body, is raised as ``reading`` does."""
+    with reading(part):
+        try:
+            # Mapped: a row group of plain bytes would otherwise be read into memory as a whole.
+            with pq.ParquetFile(part, memory_map=True) as file:
+                yield file
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+
+
+def _image_column(schema: pa.Schema, column: str | None, part: Path) -> str:
+    """The column of encoded images. Raises DataError if it is unclear which one that is."""
+    candidates: list[str] = [field.name for field in schema if _holds_images(field.type)]
+    if column is None and "image" in candidates:
+        column = "image"
+    if column is None and len(candidates) == 1:
+        (column,) = candidates
+    if column is None or column not in candidates:
+        wanted = "one column" if column is None else f"the column {column!r}"
+        raise DataError(
+            f"{part} does not have {wanted} of encoded images (binary, or a struct of bytes and "
+            f"path); such columns are: {', '.join(candidates) or 'none'}; name one as PATH::COLUMN"
+        )
+    return column
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _names_at(schema: pa.Schema, image_column: str) -> tuple[str, ...]:
+    """Where the names are: a column, a column and its field, or nowhere."""
+    for column in NAME_COLUMNS:
+        if column in schema.names and _is_string(schema.field(column).type):
+            return (column,)
+    kind = schema.field(image_column).type
+    if pa.types.is_struct(kind) and any(f.name == "path" and _is_string(f.type) for f in kind):
+        return image_column, "path"
+    return ()
+
+
+def _select(batch: pa.RecordBatch, path: tuple[str, ...]) -> pa.Array:
+    column = batch.column(path[0])
+    return pc.struct_field(column, path[1]) if path[1:] else column
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _types(schema: pa.Schema, columns: list[str]) -> list[pa.DataType | None]:
+    return [schema.field(column).type if column in schema.names else None for column in columns]

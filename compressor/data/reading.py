@@ -1,0 +1,67 @@
+"""What the sources share: the errors of damaged files, fingerprints, and chunks of a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from ..errors import DataError, UnreadableImage
+from .decode import decode_all
+from .images import Chunk
+
+# What zipfile, tarfile, NumPy and gzip were seen to raise for damaged files.
+_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    tokenize.TokenError,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the readers of array and archive files raise into a DataError about ``path``."""
+    try:
+        yield
+    except _ERRORS as error:
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.strerror}; check the path and its permissions"
+        else:
+            detail = " ".join(str(error).split()) or type(error).__name__
+            reason = f"it is damaged or cut off ({detail}); copy it again from where it came"
+        raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def fingerprint(kind: str, files: Iterator[tuple[str, Path]]) -> str:
+    """SHA-256, in hex, over the kind of source and the name, size and time of every file."""
+    digest = hashlib.sha256(kind.encode())
+    for name, path in files:
+        try:
+            status = path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError as error:  # a file that is gone is a state, too; reading it will name it
+            state = f"errno {error.errno}"
+        digest.update(name.encode("utf-8", "surrogateescape") + f"\0{state}\0".encode())
+    return digest.hexdigest()
+
+
+def chunks_of(
+    images: Iterator[tuple[str, bytes | UnreadableImage]], size: int, start: int
+) -> Iterator[Chunk]:
+    """Chunks of a stream of names and encoded bytes whose first image has number ``start``."""
+    while batch := list(islice(images, size)):
+        names, contents = [name for name, _ in batch], [content for _, content in batch]
+        yield Chunk(start, len(batch), partial(decode_all, names, contents))
+        start += len(batch)

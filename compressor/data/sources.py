@@ -1,0 +1,78 @@
+"""Opens whatever holds images: the one door for every verb's DATA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
+from .archives import TarSource, ZipSource
+from .arrays import ArraySource, NpzSource, open_npy
+from .decode import IMAGE_SUFFIXES
+from .folder import FolderSource, find_files
+from .images import Source
+from .parquet import ParquetSource
+
+WANTED = (
+    "a folder of images or of Parquet files, an image file (.png .jpg .jpeg .webp .tif .tiff .bmp)"
+    ", .npy, .npz, .parquet, .tar, .tar.gz, .tgz or .zip"
+)
+
+
+def open_source(location: str | Path | npt.NDArray[Any]) -> Source:
+    """The images in a folder, a file or an array; a source is read from the front, once.
+
+    ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
+    files) name one array or column of several. Arrays are uint8 (N, H, W) or (N, H, W, C) with C
+    of 1, 3 or 4. A folder that holds images is read as such, whatever else is in it.
+
+    Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
+    holds something else.
+    """
+    if isinstance(location, np.ndarray):
+        return ArraySource(location)
+    path, key = _split(str(location))
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"cannot open {path}: {reason}; give {WANTED}") from error
+    if path.is_dir():
+        return _open_folder(path, key)
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        return NpzSource(path, key)
+    if name.endswith(".parquet"):
+        return ParquetSource(path, [path], key)
+    if key is not None:
+        raise DataError(f"{path} has no parts to name with ::{key}; only .npz and Parquet have")
+    if name.endswith(".npy"):
+        return open_npy(path)
+    if name.endswith((".tar", ".tar.gz", ".tgz")):
+        return TarSource(path)
+    if name.endswith(".zip"):
+        return ZipSource(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return FolderSource(path.parent, [path.name], str(path))
+    raise DataError(f"{path} is of a kind that cannot be read; give {WANTED}")
+
+
+def _split(location: str) -> tuple[Path, str | None]:
+    """A path, and what stands behind ``::`` if that is not part of the path itself."""
+    front, mark, key = location.rpartition("::")
+    if not mark or Path(location).exists():
+        return Path(location), None
+    return Path(front), key
+
+
+def _open_folder(folder: Path, column: str | None) -> Source:
+    images = [] if column else find_files(folder, IMAGE_SUFFIXES)
+    if images:
+        return FolderSource(folder, images, str(folder))
+    parts = [folder / part for part in find_files(folder, [".parquet"])]
+    if parts:
+        return ParquetSource(folder, parts, column)
+    raise DataError(f"{folder} holds no images and no Parquet files; give {WANTED}")
