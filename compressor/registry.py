@@ -45,7 +45,10 @@ def discover() -> dict[str, list[Found]]:
         # A distribution that sys.path shows twice (an editable install, say) is still one.
         if all(candidate.distribution != other.distribution for other in same):
             same.append(candidate)
-    return dict(sorted(found.items()))
+    return {
+        name: sorted(same, key=lambda found: found.distribution)
+        for name, same in sorted(found.items())
+    }
 
 
 def find(name: str) -> Found:

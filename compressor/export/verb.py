@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -52,8 +53,10 @@ def _store_float16(content: bytes) -> bytes:
         if initializer.data_type != TensorProto.FLOAT:
             continue
         weights = numpy_helper.to_array(initializer)
-        half = weights.astype("float16")
-        if weights.size < 16 or (half.astype("float32") != weights).any():
+        if weights.size < 16 or np.abs(weights).max() > np.finfo(np.float16).max:
+            continue
+        half = weights.astype(np.float16)
+        if (half.astype(np.float32) != weights).any():
             continue
         stored = numpy_helper.from_array(half, f"{initializer.name}.float16")
         casts.append(

@@ -1,0 +1,150 @@
+"""The engine: constant batches, devices, and the pipeline that keeps order and bounds."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor.data.images import Pixels
+from compressor.engine import providers
+from compressor.engine.engine import Engine, batch_size
+from compressor.engine.pipeline import AHEAD, in_order
+from compressor.engine.providers import choose_device
+from compressor.errors import DeviceError
+from compressor.model import Model
+
+
+def test_an_image_is_coded_alike_whatever_stands_beside_it(model: Path, clothes: Pixels) -> None:
+    engine = Engine(Model.open(model).read, "cpu")
+    together = engine.encode(clothes[:200])
+    assert together.dtype == np.int32 and together.shape == (200, 2, 7, 7)
+    alone = np.concatenate([engine.encode(clothes[i : i + 1]) for i in range(20)])
+    assert (together[:20] == alone).all()
+    pixels = engine.decode(together, 28, 28)
+    assert pixels.dtype == np.uint8
+    assert (pixels[:7] == engine.decode(together[:7], 28, 28)).all()
+    score = engine.score(clothes[:70])["l2"]
+    assert (score[:3] == engine.score(clothes[:3])["l2"]).all()
+
+
+def test_other_sizes_go_through_a_fully_convolutional_model(model: Path, clothes: Pixels) -> None:
+    engine = Engine(Model.open(model).read, "cpu")
+    wide = np.concatenate([clothes[:3], clothes[3:6]], axis=2)
+    codes = engine.encode(wide)
+    assert codes.shape == (3, 2, 7, 14)
+    assert engine.decode(codes, 28, 56).shape == wide.shape
+
+
+def test_every_batch_that_reaches_the_runtime_has_the_same_size(
+    model: Path, clothes: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(Model.open(model).read, "cpu")
+    session, seen = engine.session("encoder"), []
+
+    class Watched:
+        def get_outputs(self) -> object:
+            return session.get_outputs()
+
+        def run(self, names: list[str], inputs: dict[str, Pixels]) -> object:
+            seen.append(len(inputs["image"]))
+            return session.run(names, inputs)
+
+    engine._sessions["encoder"] = Watched()
+    assert len(engine.encode(clothes[:150])) == 150
+    assert set(seen) == {batch_size(28, 28)} == {64}
+
+
+def test_batches_of_large_images_are_small() -> None:
+    assert [batch_size(*size) for size in [(8, 8), (28, 28), (256, 256), (4000, 3000)]] == [
+        256, 64, 1, 1,
+    ]
+
+
+def test_auto_says_what_it_chose_and_why() -> None:
+    device = choose_device("auto")
+    assert device.name in ("cpu", "cuda")
+    assert device.name == "cuda" or "cuda" in device.reason
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt", "directml", "openvino", "abacus"])
+def test_a_named_device_that_cannot_be_used_is_an_error(name: str) -> None:
+    try:
+        device = choose_device(name)
+    except DeviceError as error:
+        assert name in str(error) and "\n" not in str(error)
+    else:
+        assert device.name == name  # a machine that has it
+
+
+def test_a_runtime_that_turns_to_the_cpu_in_silence_is_found_out(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fallen:
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(providers.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(providers, "_load_nvidia", lambda name: None)
+    monkeypatch.setattr(providers.ort, "InferenceSession", lambda *args, **kwargs: Fallen())
+    with pytest.raises(DeviceError, match="turned to CPUExecutionProvider"):
+        choose_device("cuda")
+
+
+def test_two_runtimes_side_by_side_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers.importlib.metadata, "distributions", lambda name: [name])
+    with pytest.raises(DeviceError, match="both installed"):
+        choose_device("cpu")
+
+
+def test_results_keep_their_order_and_few_are_under_way() -> None:
+    alive, most, lock = 0, 0, threading.Lock()
+
+    def items() -> Iterator[int]:
+        nonlocal alive, most
+        for number in range(40):
+            with lock:
+                alive += 1
+                most = max(most, alive)
+            yield number
+
+    def work(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    results = []
+    for result in in_order(work, items(), workers=3):
+        with lock:
+            alive -= 1
+        results.append(result)
+    assert results == [number * number for number in range(40)]
+    assert most <= 3 + AHEAD + 1
+
+
+@pytest.mark.parametrize("stage", ["source", "work", "consumer"])
+def test_an_error_in_any_stage_stops_the_job(stage: str) -> None:
+    started: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            if stage == "source" and number == 10:
+                raise ValueError("source")
+            yield number
+
+    def work(number: int) -> int:
+        started.append(number)
+        if stage == "work" and number == 10:
+            raise ValueError("work")
+        return number
+
+    threads = threading.active_count()
+    with pytest.raises(ValueError, match=stage):
+        for number in in_order(work, items(), workers=2):
+            if stage == "consumer" and number == 10:
+                raise ValueError("consumer")
+    assert len(started) < 30
+    assert threading.active_count() == threads

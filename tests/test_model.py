@@ -1,0 +1,142 @@
+"""The model on disk: damage, swaps, newer versions, zips, and its own verification."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from compressor.errors import ModelError, OutputError
+from compressor.model import FORMAT_VERSION, Model, manifest_files, write_model
+from compressor.verbs import inspect, verify
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "copy"))
+
+
+def test_a_model_has_what_the_design_lists(model: Path) -> None:
+    names = {file.name for file in model.iterdir()}
+    assert names == {
+        "manifest.json", "manifest.sha256", "encoder.onnx", "decoder.onnx", "scorer.onnx",
+        "prior.bin", "calibration.parquet", "weights.safetensors", "golden.npz", "training.csv",
+        "MODEL_CARD.md",
+    }
+    assert verify(model)["ok"]
+    facts = inspect(model)
+    assert facts["kind"] == "model" and facts["plugin"]["name"] == "undercomplete"
+    assert facts["quantiser"]["validation_codes"] == 100 * 98
+    assert 0 <= facts["quantiser"]["validation_escapes"] < 98
+
+
+def test_the_calibration_images_are_as_many_as_were_asked_for(model: Path) -> None:
+    scores = Model.open(model).calibration("l2")
+    assert len(scores) == 200 and (scores[1:] >= scores[:-1]).all()
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "prior.bin", "golden.npz", "manifest.json"])
+def test_one_changed_byte_is_found(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    report = verify(copy)
+    assert not report["ok"] and name in report["problems"][0]
+
+
+def test_a_changed_hash_file_is_found(copy: Path) -> None:
+    (copy / "manifest.sha256").write_text("0" * 64 + "  manifest.json\n")
+    assert not verify(copy)["ok"]
+
+
+def test_a_file_too_many_is_found(copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    assert "notes.txt does not belong" in verify(copy)["problems"][0]
+
+
+def test_a_swapped_graph_is_refused(copy: Path, dense_model: Path) -> None:
+    shutil.copy(dense_model / "decoder.onnx", copy / "decoder.onnx")
+    with pytest.raises(ModelError, match=r"decoder.onnx .* altered, swapped or damaged"):
+        Model.open(copy).read("decoder.onnx")
+
+
+def test_a_graph_swapped_together_with_its_hash_is_found_by_verify(
+    copy: Path, dense_model: Path, model: Path
+) -> None:
+    ours, theirs = Model.open(copy), Model.open(dense_model)
+    files = {name: ours.read(name) for name in ours.manifest.files}
+    files["scorer.onnx"] = theirs.read("scorer.onnx")
+    entries = dict(ours.manifest.files) | {"scorer.onnx": theirs.manifest.files["scorer.onnx"]}
+    manifest = ours.manifest.model_copy(update={"files": entries})
+    write_model(copy, files | manifest_files(manifest), force=True)
+    assert verify(copy)["problems"] == ["scorer.onnx gives other l2 than golden.npz"]
+
+
+def test_a_newer_format_version_is_refused_with_what_to_do(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["format_version"] = FORMAT_VERSION + 1
+    text = json.dumps(manifest).encode()
+    import hashlib
+
+    (copy / "manifest.json").write_bytes(text)
+    (copy / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
+    with pytest.raises(ModelError, match="format version 2; .* reads version 1: update"):
+        Model.open(copy)
+
+
+def test_what_is_no_model_is_said_to_be_none(tmp_path: Path, clothes: object) -> None:
+    with pytest.raises(ModelError, match="there is no model"):
+        Model.open(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="is not a model"):
+        Model.open(tmp_path)
+
+
+def test_a_zip_is_the_same_model(model: Path, tmp_path: Path) -> None:
+    opened = Model.open(model)
+    files = {name: opened.read(name) for name in opened.manifest.files}
+    write_model(tmp_path / "m.zip", files | manifest_files(opened.manifest), force=False)
+    zipped = Model.open(tmp_path / "m.zip")
+    assert zipped.digest == opened.digest and zipped.read("prior.bin") == opened.read("prior.bin")
+    assert verify(tmp_path / "m.zip")["ok"]
+
+
+def test_a_zip_with_names_that_leave_it_is_refused(model: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        for file in model.iterdir():
+            archive.write(file, file.name)
+        archive.writestr("../evil.txt", "x")
+    with pytest.raises(ModelError, match=r"'\.\./evil.txt' is not a plain file"):
+        Model.open(tmp_path / "m.zip")
+
+
+def test_force_replaces_a_model_but_no_other_data(model: Path, copy: Path, tmp_path: Path) -> None:
+    opened = Model.open(model)
+    files = {"manifest.json": b"{}"}
+    with pytest.raises(OutputError, match="exists; give --force"):
+        write_model(copy, files, force=False)
+    mine = tmp_path / "photos"
+    mine.mkdir()
+    (mine / "a.jpg").write_bytes(b"precious")
+    with pytest.raises(OutputError, match="does not replace other data"):
+        write_model(mine, files, force=True)
+    assert (mine / "a.jpg").read_bytes() == b"precious"
+    write_model(copy, files, force=True)
+    assert [file.name for file in copy.iterdir()] == ["manifest.json"]
+    del opened
+
+
+def test_weights_are_embedded_compactly(model: Path, tmp_path: Path) -> None:
+    opened = Model.open(model)
+    opened.embed(tmp_path / "embedded")
+    embedded = Model.open(tmp_path / "embedded")
+    assert embedded.digest == opened.digest
+    assert embedded.read("decoder.onnx") == opened.read("decoder.onnx")
+    import safetensors.numpy
+
+    weights = safetensors.numpy.load(opened.read("weights.safetensors"))
+    decoder = sum(w.size for name, w in weights.items() if name.startswith("g."))
+    packed = (tmp_path / "embedded" / "decoder.onnx.xz").stat().st_size
+    assert packed < 2 * decoder + 2500  # the graph itself, and less than 16 bits a weight
