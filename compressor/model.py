@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from .entropy.prior import Prior
 
-FORMAT = "compressor-model"
-FORMAT_VERSION = 1
+FORMAT: Final = "compressor-model"
+FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin")  # what an archive embeds
 MAX_MANIFEST = 16 << 20
 
@@ -71,7 +71,7 @@ class ModelManifest(BaseModel):
     format_version: Literal[1] = FORMAT_VERSION
     created_by: str = f"compressor {__version__}"
     plugin: PluginEntry
-    config: dict[str, Any]  # the plugin's
+    config: dict[str, Any] = {}  # the plugin's
     data: DataSpec
     code: CodeSpec
     scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map; the first is default

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +66,12 @@ def find(name: str) -> Found:
 
 def load(found: Found) -> type[Autoencoder]:
     """Imports a plugin; raises PluginError, naming its distribution, whatever it raises."""
-    if importlib.util.find_spec("torch") is None:
-        raise MissingDependency(f"{found} {NEEDS_TRAIN}: run pip install 'compressor[train]'")
-    from .plugin import Autoencoder
-
+    try:
+        from .plugin import Autoencoder
+    except ImportError as error:
+        raise MissingDependency(
+            f"{found} {NEEDS_TRAIN}: run pip install 'compressor[train]'"
+        ) from error
     try:
         plugin = found.entry_point.load()
     except Exception as error:

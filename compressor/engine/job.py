@@ -47,7 +47,7 @@ class Job:
         """
 
         def load_and_work(chunk: Chunk) -> tuple[Images, Result]:
-            images = _fitting(chunk.load(), self.model.spec)
+            images = fitting(chunk.load(), self.model.spec)
             return images, work(images)
 
         chunks = self.source.chunks(chunk_size(self.model.spec), start)
@@ -74,7 +74,7 @@ class Job:
         }
 
 
-def _fitting(images: Images, spec: DataSpec) -> Images:
+def fitting(images: Images, spec: DataSpec) -> Images:
     """The same images, those that do not fit the model among the unreadable ones."""
     groups, unreadable = [], dict(images.unreadable)
     for group in images.groups:

@@ -1,0 +1,424 @@
+"""The command line: every verb, one short function each; heavy imports happen inside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from compressor import __version__
+
+FAILED, USAGE, ANOMALIES, SOME_UNREADABLE = 1, 2, 3, 4
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+force = click.option("--force", is_flag=True, help="Replace an output that exists.")
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cpu, cuda, tensorrt, directml, coreml, migraphx or openvino; a named one is used "
+    "or the job fails.",
+)
+model_option = click.option("-m", "--model", required=True, metavar="MODEL", help="A model.")
+
+
+def output_option(help_text: str) -> Callable[[Command], Command]:
+    return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, from 90, 90s, 5m or 1.5h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        units = {"s": 1, "m": 60, "h": 3600}
+        text = str(value)
+        try:
+            seconds = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is not a duration; write 90s, 5m or 1.5h", param, ctx)
+        if not 0 < seconds < float("inf"):
+            self.fail(f"{text!r} is not a duration above zero", param, ctx)
+        return seconds
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="compressor")
+def cli() -> None:
+    """Learn a code for your images with an autoencoder; compress datasets, score anomalies.
+
+    DATA is a folder of images, an image, .npy, .npz (FILE.npz::KEY), Parquet
+    (FILE.parquet::COLUMN), a WebDataset .tar or a .zip.
+    """
+
+
+@cli.command()
+@as_json
+@click.option("--check", is_flag=True, help="Fail if any plugin cannot be used.")
+def plugins(as_json: bool, check: bool) -> None:
+    """List the installed plugins and their settings."""
+    from compressor import verbs
+
+    found = verbs.plugins()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for plugin in found:
+            click.echo(f"{plugin['name']}  ({plugin['distribution']} {plugin['version']})")
+            click.echo(f"  {plugin['summary'] or plugin['status']}")
+            for field in plugin["config"]:
+                click.echo(
+                    f"    {field['name']}={json.dumps(field['default'])}  {field['description']}"
+                )
+    if check and any(plugin["status"] != "ok" for plugin in found):
+        sys.exit(FAILED)
+
+
+@cli.command()
+@click.argument("plugin")
+@click.argument("data")
+@output_option("The model: a folder, or a file *.zip.")
+@click.option(
+    "--set",
+    "values",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of the plugin or of the training; VALUE is YAML. Repeatable.",
+)
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="F.yaml",
+    help="Settings from a YAML file; --set goes before it.",
+)
+@click.option("--max-time", "max_seconds", type=Duration(), help="Stop after this time, say 5m.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
+@force
+@as_json
+def train(
+    plugin: str,
+    data: str,
+    output: str,
+    values: tuple[str, ...],
+    config: str | None,
+    max_seconds: float | None,
+    max_steps: int | None,
+    seed: int,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train PLUGIN on DATA and write a model."""
+    from compressor import verbs
+
+    summary = verbs.train(
+        plugin,
+        data,
+        output,
+        settings=_settings(values, config),
+        max_seconds=max_seconds,
+        max_steps=max_steps,
+        seed=seed,
+        resume=resume,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("model")
+@output_option("A new folder.")
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    metavar="float32|float16",
+    help="How weights are stored; arithmetic is float32 in both.",
+)
+@force
+@as_json
+def export(model: str, output: str, precision: str, force: bool, as_json: bool) -> None:
+    """Write the ONNX graphs of MODEL alone."""
+    from compressor import verbs
+
+    _finish(verbs.export(model, output, precision=precision, force=force), as_json)
+
+
+@cli.command()
+@click.argument("data")
+@model_option
+@output_option("CODES.npy or CODES.parquet.")
+@device
+@force
+@as_json
+def encode(data: str, model: str, output: str, device: str, force: bool, as_json: bool) -> None:
+    """Write the latent codes of DATA."""
+    from compressor import verbs
+
+    _finish(verbs.encode(data, model, output, device=device, force=force, progress=True), as_json)
+
+
+@cli.command()
+@click.argument("data")
+@model_option
+@output_option("The archive: a new folder.")
+@device
+@click.option("--measure", is_flag=True, help="Decode too, and report PSNR.")
+@click.option(
+    "--compare", is_flag=True, help="Say what JPEG, WebP, AVIF and others need for the same PSNR."
+)
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
+@force
+@as_json
+def compress(
+    data: str,
+    model: str,
+    output: str,
+    device: str,
+    measure: bool,
+    compare: bool,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compress DATA with MODEL into an archive."""
+    from compressor import verbs
+
+    summary = verbs.compress(
+        data,
+        model,
+        output,
+        device=device,
+        measure=measure,
+        compare=compare,
+        resume=resume,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("archive")
+@output_option("A folder of PNG files, OUT.npy or OUT.parquet.")
+@click.option("--only", metavar="GLOB", help="Only images whose name matches.")
+@click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    help="Use this copy of the model where the archive's own is damaged.",
+)
+@device
+@force
+@as_json
+def decompress(
+    archive: str,
+    output: str,
+    only: str | None,
+    model: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Turn ARCHIVE back into images."""
+    from compressor import verbs
+
+    summary = verbs.decompress(
+        archive, output, only=only, model=model, device=device, force=force, progress=True
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("data")
+@model_option
+@output_option("RESULTS.parquet or RESULTS.csv.")
+@click.option("--scorer", metavar="NAME", help="Which score; the model's first by default.")
+@click.option("--fpr", type=float, help="False alarms among normal images [default: 0.01].")
+@click.option("--fdr", type=float, help="False alarms among alarms, over the batch.")
+@click.option("--threshold", type=float, help="A raw score above which an image is an anomaly.")
+@click.option("--heatmaps", metavar="DIR", help="Write the anomalies' error maps as PNG.")
+@click.option("--report", metavar="F.html", help="Write a page with the strangest images.")
+@click.option("--fail-on-anomaly", is_flag=True, help="End with exit code 3 if there are any.")
+@device
+@force
+@as_json
+def score(
+    data: str,
+    model: str,
+    output: str,
+    scorer: str | None,
+    fpr: float | None,
+    fdr: float | None,
+    threshold: float | None,
+    heatmaps: str | None,
+    report: str | None,
+    fail_on_anomaly: bool,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Score the images of DATA for anomalies."""
+    from compressor import verbs
+
+    summary = verbs.score(
+        data,
+        model,
+        output,
+        scorer=scorer,
+        fpr=fpr,
+        fdr=fdr,
+        threshold=threshold,
+        heatmaps=heatmaps,
+        report=report,
+        device=device,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json, ANOMALIES if fail_on_anomaly and summary["anomalies"] else 0)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("data")
+@device
+@as_json
+def calibrate(model: str, data: str, device: str, as_json: bool) -> None:
+    """Set MODEL's thresholds anew, from normal images it was not trained on."""
+    from compressor import verbs
+
+    _finish(verbs.calibrate(model, data, device=device, progress=True), as_json)
+
+
+@cli.command()
+@click.argument("path")
+@as_json
+def inspect(path: str, as_json: bool) -> None:
+    """Say what a model, an archive or a results file holds."""
+    from compressor import verbs
+
+    _finish(verbs.inspect(path), as_json)
+
+
+@cli.command()
+@click.argument("path")
+@as_json
+def verify(path: str, as_json: bool) -> None:
+    """Check every hash and checksum of a model or an archive, and decode every block."""
+    from compressor import verbs
+
+    summary = verbs.verify(path)
+    _finish(summary, as_json, 0 if summary["ok"] else FAILED)
+
+
+def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
+    """Settings from --config and, before them, --set."""
+    from compressor.errors import ConfigError, MissingDependency
+
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependency(
+            "training needs compressor[train]: run pip install 'compressor[train]'"
+        ) from error
+
+    settings: dict[str, Any] = {}
+    try:
+        if config:
+            settings = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
+            if not isinstance(settings, dict):
+                raise ConfigError(f"{config} is not a YAML mapping of settings")
+        for value in values:
+            key, equals, text = value.partition("=")
+            if not equals:
+                raise click.UsageError(f"--set {value}: write KEY=VALUE")
+            settings[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from error
+    return settings
+
+
+def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
+    """Prints a summary and ends with its exit code."""
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        for key, value in summary.items():
+            if isinstance(value, list) and value and isinstance(value[0], (dict, str)):
+                click.echo(f"{key}:")
+                for entry in value:
+                    fields = entry.items() if isinstance(entry, dict) else [("", entry)]
+                    click.echo("  " + "  ".join(f"{k} {v}".strip() for k, v in fields))
+            elif value not in (None, [], {}):
+                number = isinstance(value, int) and not isinstance(value, bool)
+                click.echo(f"{key}: {value:,}" if number else f"{key}: {value}")
+    incomplete = summary.get("unreadable") or summary.get("damage")
+    sys.exit(code or (SOME_UNREADABLE if incomplete else 0))
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    import logging
+
+    logger = logging.getLogger("compressor")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def main() -> None:
+    """Runs the command line; turns every error into one line and an exit code."""
+    from compressor.errors import CompressorError, ConfigError
+
+    # A polite kill cleans up like Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(FAILED))
+    try:
+        with _messages_on_stderr():
+            cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CompressorError as error:
+        _fail(str(error), USAGE if isinstance(error, ConfigError) else FAILED)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was left under the output's name", FAILED)
+    except BrokenPipeError:
+        sys.exit(FAILED)
+    except MemoryError:
+        _fail("out of memory", FAILED)
+    except Exception as error:
+        if os.environ.get("COMPRESSOR_DEBUG"):
+            raise
+        text = " ".join(str(error).split())
+        _fail(
+            f"unexpected {type(error).__name__}: {text}; this is a fault in compressor: please "
+            "report it with the output of the same command under COMPRESSOR_DEBUG=1",
+            FAILED,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

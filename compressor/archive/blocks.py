@@ -1,0 +1,184 @@
+"""Blocks: the codes of some images of one size, entropy-coded together and framed with checksums.
+
+A frame says where it belongs and can be found without the index: see FORMAT.md.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from ..entropy import coder
+from ..entropy.prior import Codes, Prior
+from ..errors import ArchiveError, DataError, ModelError
+from ..spec import CodeSpec
+
+MAGIC = b"CBk\x01"  # its last byte is the version of everything that decoding needs
+MAX_COUNT = 256  # images of a block
+GOOD_ELEMENTS = 1 << 22  # of a block that is made: random access costs decoding all of them
+MAX_ELEMENTS = 1 << 28  # of a block that is read: bounds memory, whatever a header claims
+PER_PART = 1 << 16  # blocks
+
+_FIELDS = struct.Struct("<4s7I")
+_CRC = struct.Struct("<I")
+HEADER_SIZE = _FIELDS.size + _CRC.size
+_PIECE = 1 << 16  # bytes that scan holds at a time
+
+
+@dataclass(frozen=True)
+class CodeGroup:
+    """Codes of images of one size: int32 (n, *shape); ``positions``, (n,), says which they are."""
+
+    positions: npt.NDArray[np.int64]
+    height: int
+    width: int
+    codes: Codes
+
+
+@dataclass(frozen=True)
+class CodedImages:
+    """Consecutive images as codes: what data.images.Images is for pixels.
+
+    ``names`` has every image; ``groups`` holds the codes by image size, each position of ``names``
+    at most once; ``missing`` maps the others to the reason (unreadable, or lost to damage).
+    """
+
+    names: list[str]
+    groups: list[CodeGroup]
+    missing: dict[int, str]
+
+
+class Header(NamedTuple):
+    """A frame's header. ``number`` is part * 65536 + the block's ordinal within the part."""
+
+    number: int
+    length: int  # of the payload, in bytes
+    images: int
+    height: int
+    width: int
+    payload_crc: int
+    codes_crc: int
+
+    def to_bytes(self) -> bytes:
+        fields = _FIELDS.pack(MAGIC, *self)
+        return fields + _CRC.pack(google_crc32c.value(fields))
+
+    @classmethod
+    def parse(cls, frame: bytes) -> Header | None:
+        """The header at the start of ``frame``; None if there is no sound one."""
+        if len(frame) < HEADER_SIZE or not frame.startswith(MAGIC):
+            return None
+        fields = frame[: _FIELDS.size]
+        if _CRC.unpack_from(frame, _FIELDS.size) != (google_crc32c.value(fields),):
+            return None
+        header = cls(*_FIELDS.unpack(fields)[1:])
+        return header if 1 <= header.images <= MAX_COUNT else None
+
+
+def images_per_block(code_shape: tuple[int, ...]) -> int:
+    """How many images with codes of this shape share a block."""
+    return max(1, min(MAX_COUNT, GOOD_ELEMENTS // math.prod(code_shape)))
+
+
+def pack(codes: Codes, height: int, width: int, prior: Prior) -> bytes:
+    """The frame, numbered 0, of int32 codes (n, *shape) of images of height x width; 1 <= n <= 256.
+
+    Raises DataError if the codes are more than a reader takes.
+    """
+    if codes.size > MAX_ELEMENTS:
+        raise DataError(f"images of {height}x{width} have too large a code for an archive")
+    payload = coder.encode(codes, prior)
+    header = Header(
+        number=0,
+        length=len(payload),
+        images=len(codes),
+        height=height,
+        width=width,
+        payload_crc=google_crc32c.value(payload),
+        codes_crc=_codes_crc(codes),
+    )
+    return header.to_bytes() + payload
+
+
+def numbered(frame: bytes, number: int) -> tuple[Header, bytes]:
+    """The header and the frame at its place in an archive; the payload stays as it is."""
+    header = Header.parse(frame)
+    if header is None:
+        raise ValueError("not a frame made by pack()")
+    header = header._replace(number=number)
+    return header, header.to_bytes() + frame[HEADER_SIZE:]
+
+
+def unpack(frame: bytes, prior: Prior, code: CodeSpec) -> tuple[Codes, int, int]:
+    """Codes int32 (n, *shape), height and width; all lengths and checksums are checked.
+
+    Raises ArchiveError that names the block; no codes but those packed ever come out.
+    """
+    header = Header.parse(frame)
+    if header is None:
+        raise ArchiveError("the header of a block is damaged")
+    part, ordinal = divmod(header.number, PER_PART)
+    block = f"block {ordinal} of part {part}"
+    payload = frame[HEADER_SIZE:]
+    if len(payload) != header.length:
+        raise ArchiveError(f"{block} is cut short")
+    if google_crc32c.value(payload) != header.payload_crc:
+        raise ArchiveError(f"{block} is damaged: its payload does not have its checksum")
+    shape = code.shape_for(header.height, header.width)
+    if not 1 <= header.images * math.prod(shape) <= MAX_ELEMENTS:
+        raise ArchiveError(
+            f"{block} claims {header.images} images of {header.height}x{header.width}, "
+            "which no writer puts into one block"
+        )
+    try:
+        codes = coder.decode(payload, header.images, shape, prior)
+    except (ArchiveError, ModelError) as error:
+        raise ArchiveError(f"{block} cannot be decoded: {error}") from error
+    if _codes_crc(codes) != header.codes_crc:
+        raise ArchiveError(
+            f"{block} decodes to codes without their checksum: it was made with another prior"
+        )
+    return codes, header.height, header.width
+
+
+def scan(path: Path) -> Iterator[tuple[int, Header]]:
+    """Offset and header of each frame in a file of frames, with no need of an index.
+
+    Goes on at the next whole header after damage; frames cut off by the file's end do not count.
+    Raises OSError if the file cannot be read.
+    """
+    size = path.stat().st_size
+    position = 0
+    with path.open("rb") as file:
+        while (found := _next_header(file, position, size)) is not None:
+            yield found
+            offset, header = found
+            position = offset + HEADER_SIZE + header.length
+
+
+def _next_header(file: BinaryIO, position: int, size: int) -> tuple[int, Header] | None:
+    while position + HEADER_SIZE <= size:
+        file.seek(position)
+        piece = file.read(_PIECE)
+        start = piece.find(MAGIC)
+        while 0 <= start <= len(piece) - HEADER_SIZE:
+            header = Header.parse(piece[start : start + HEADER_SIZE])
+            if header is not None and position + start + HEADER_SIZE + header.length <= size:
+                return position + start, header
+            start = piece.find(MAGIC, start + 1)
+        # A header may straddle two pieces: the next one starts where it could.
+        position += max(len(piece) - HEADER_SIZE + 1, 1)
+    return None
+
+
+def _codes_crc(codes: Codes) -> int:
+    """CRC-32C of the codes as little-endian int32 in C order."""
+    return int(google_crc32c.value(codes.astype("<i4", copy=False).tobytes()))

@@ -1,0 +1,92 @@
+"""The verb ``decompress``: an archive in, images out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.images import Pixels
+from ..data.sinks import open_sink
+from ..engine.engine import Engine
+from ..engine.pipeline import in_order
+from ..errors import ArchiveError, DataError
+from ..files import refuse_existing
+from ..log import log
+from ..model import Model
+from ..progress import Progress
+from .reader import Archive, Segment
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a segment in order, and the names and reasons of those that are lost."""
+
+    names: list[str]
+    pixels: list[Pixels]
+    lost: list[tuple[str, str]]
+
+
+def decompress(
+    archive: str | Path,
+    output: str | Path,
+    *,
+    only: str | None = None,
+    model: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Writes the images of ``archive``: a folder of PNG files, *.npy or *.parquet.
+
+    ``only``: a glob over names; blocks without a match are not read. ``model``: a copy of the model
+    that made the archive, where the one inside is missing or damaged. What damage leaves readable
+    is written; the rest is named.
+
+    Gives images, unreadable, damage, seconds, device. Raises CompressorError.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    if output.suffix in (".npy", ".parquet"):
+        refuse_existing(output, force)
+    opened = Archive.open(archive, None if model is None else Model.open(model))
+    engine = Engine(opened.model.read, device)
+    log.info("device: %s (%s)", engine.device.name, engine.device.reason)
+
+    def work(segment: Segment) -> Decoded:
+        coded = segment.load()
+        found: dict[int, Pixels] = {}
+        for group in coded.groups:
+            pixels = engine.decode(group.codes, group.height, group.width)
+            found |= zip(group.positions.tolist(), pixels, strict=True)
+        places = sorted(found)
+        lost = [(coded.names[place], reason) for place, reason in sorted(coded.missing.items())]
+        return Decoded([coded.names[p] for p in places], [found[p] for p in places], lost)
+
+    images, lost = 0, []
+    with (
+        open_sink(output, opened.count, force) as sink,
+        Progress("decompress", None if only else opened.count, shown=progress) as bar,
+    ):
+        for decoded in in_order(work, opened.segments(only)):
+            sink.write(decoded.names, decoded.pixels)
+            images += len(decoded.names)
+            for name, reason in decoded.lost:
+                log.warning("%s: %s", name, reason)
+            lost += decoded.lost
+            bar.update(images + len(lost))
+        if only is not None and not images and not lost:
+            raise DataError(f"no image in {archive} has a name that matches {only!r}")
+        if lost and not images:
+            raise ArchiveError(f"every image of {archive} is lost; {' '.join(lost[0])}")
+    for sentence in opened.damage:
+        log.warning("damage: %s", sentence)
+    return {
+        "images": images,
+        "unreadable": len(lost),
+        "unreadable_names": [f"{name}: {reason}" for name, reason in lost],
+        "damage": opened.damage,
+        "seconds": round(time.monotonic() - started, 3),
+        "device": engine.device.name,
+    }

@@ -1,0 +1,107 @@
+"""Everything that is wrong with an archive: hashes, checksums, every code, and that all agree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ArchiveError
+from ..model import Model
+from .blocks import HEADER_SIZE, PER_PART, scan
+from .manifest import ArchiveManifest, DamagedManifest, entry_of, part_files, read_manifest
+from .reader import Archive, Part
+
+
+def verify_archive(path: Path, model: Model | None = None) -> list[str]:
+    """One sentence for each thing that is wrong; empty if all is well.
+
+    A changed, missing or additional byte in any file is found. Decodes the codes of all blocks.
+    Raises ArchiveError if ``path`` is no archive, or has a newer version.
+    """
+    problems: list[str] = []
+    for problem in iterate_problems(path, model):
+        if not problem.startswith(tuple(problems)):  # else its cause was named already
+            problems.append(problem)
+    return problems
+
+
+def iterate_problems(path: Path, model: Model | None = None) -> Iterator[str]:
+    """What verify_archive lists, as it is found: changed files first."""
+    try:
+        yield from _check_files(path, read_manifest(path))
+    except DamagedManifest as error:
+        yield str(error)
+    try:
+        archive = Archive.open(path, model)
+    except ArchiveError as error:
+        yield str(error)
+        return
+    images = 0
+    for number in archive.part_numbers():
+        part = archive.part(number)
+        yield from _check_part(archive, part)
+        images += len(part.items)
+    if images != archive.count:
+        yield f"{path}: the manifest counts {archive.count} images, the items {images}"
+    yield from archive.damage
+
+
+def _check_files(path: Path, manifest: ArchiveManifest) -> Iterator[str]:
+    """Compares what is on disk with the manifest, which is the only judge of names."""
+    present = {
+        (Path(folder) / name).relative_to(path).as_posix()
+        for folder, _, names in os.walk(path)
+        for name in names
+    }
+    present -= {"manifest.json", "manifest.sha256"}
+    for name in sorted(present | manifest.files.keys()):
+        if name not in present:
+            yield f"{path}/{name} is missing"
+        elif name not in manifest.files:
+            yield f"{path}/{name} does not belong to the archive"
+        else:
+            try:
+                if entry_of(path / name) != manifest.files[name]:
+                    yield f"{path}/{name} is damaged: it does not have the hash in the manifest"
+            except OSError as error:
+                yield f"{path}/{name} cannot be read: {error.strerror}"
+
+
+def _check_part(archive: Archive, part: Part) -> Iterator[str]:
+    """Frames that fill their file and agree with the index, codes that decode, images once each."""
+    name = f"{archive.path}/{part_files(part.number)[1]}"
+    end = ordinal = 0
+    try:
+        for offset, header in scan(Path(name)):
+            if offset != end:
+                yield f"{name}: bytes {end} to {offset} hold no block"
+            place = part.places.get(ordinal)
+            if header.number != part.number * PER_PART + ordinal or place != (offset, *header[1:5]):
+                yield f"{name}: block {ordinal} and the index do not agree"
+            end, ordinal = offset + HEADER_SIZE + header.length, ordinal + 1
+        if Path(name).stat().st_size != end:
+            yield f"{name}: no block after byte {end}"
+    except OSError as error:
+        yield f"{name} cannot be read: {error.strerror}"
+    if ordinal != len(part.places):
+        yield f"{name} has {ordinal} blocks, the index {len(part.places)}"
+
+    for block in sorted(part.places):
+        try:
+            archive.codes(part, block)
+        except ArchiveError as error:
+            yield f"{name}: {error}"
+
+    items = part.items
+    held = [(block, at) for block, place in part.places.items() for at in range(place.images)]
+    if sorted(zip(items.block.tolist(), items.index.tolist(), strict=True)) != sorted(held):
+        yield f"{archive.path}: part {part.number} does not have each image exactly once"
+    else:
+        sizes = np.array([part.places[block][3:] for block in items.block.tolist()]).reshape(-1, 2)
+        if not np.array_equal(sizes, np.stack([items.height, items.width], axis=1)):
+            yield f"{archive.path}: part {part.number} has items of another size"
+    if np.any(items.channels != archive.model.spec.channels):
+        yield f"{archive.path}: part {part.number} has items with other channels"

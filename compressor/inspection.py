@@ -1,0 +1,137 @@
+"""The verbs ``inspect`` and ``verify``, for models, archives and results."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from .errors import CompressorError, DataError
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """What a model, an archive or a results file holds; its ``kind`` comes first."""
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "model":
+        from .model import Model
+
+        model = Model.open(path)
+        return {"kind": kind, "digest": model.digest, **model.manifest.model_dump(mode="json")}
+    if kind == "archive":
+        return {"kind": kind, **_describe_archive(path)}
+    return {"kind": kind, **_describe_results(path)}
+
+
+def verify(path: str | Path) -> dict[str, Any]:
+    """Checks every byte of a model or an archive: ``ok``, and ``problems`` in sentences."""
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "model":
+        problems = _verify_model(path)
+    elif kind == "archive":
+        from .archive.verify import verify_archive
+
+        problems = verify_archive(path)
+    else:
+        raise DataError(f"{path} is neither a model nor an archive; verify knows no other")
+    return {"kind": kind, "path": str(path), "ok": not problems, "problems": problems}
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        raise DataError(f"there is no {path}")
+    if path.is_dir():
+        # Where the manifest itself is damaged, the folder's layout still tells.
+        if (path / "blocks").is_dir() or (path / "items").is_dir():
+            return "archive"
+        return "model"
+    if zipfile.is_zipfile(path):
+        return "model"
+    if path.suffix in (".parquet", ".csv"):
+        return "results"
+    raise DataError(f"{path} is not a model, an archive or a results file")
+
+
+def _verify_model(path: Path) -> list[str]:
+    """Hashes first; if they hold, the graphs must answer to golden.npz as they did."""
+    from .model import Model
+
+    try:
+        model = Model.open(path)
+        problems = model.check()
+    except CompressorError as error:
+        return [str(error)]
+    if problems:
+        return problems
+    return _verify_golden(model)
+
+
+def _verify_golden(model: Any) -> list[str]:
+    import numpy as np
+
+    from .engine.engine import Engine
+
+    golden, engine = model.golden(), Engine(model.read, "cpu")
+    pixels = golden["image"]
+    codes = engine.encode(pixels)
+    image = engine.decode(golden["code"], *pixels.shape[1:3]).astype(int)
+    scores = engine.score(pixels)
+    problems = []
+    if np.abs(codes - golden["code"]).max() > 1:
+        problems.append("encoder.onnx gives other codes than golden.npz")
+    if np.abs(image - golden["reconstruction"]).max() > 1:
+        problems.append("decoder.onnx gives other pixels than golden.npz")
+    problems += [
+        f"scorer.onnx gives other {name} than golden.npz"
+        for name in model.manifest.scores
+        if not np.allclose(scores[name], golden[name], rtol=1e-3)
+    ]
+    return problems
+
+
+def _describe_archive(path: Path) -> dict[str, Any]:
+    from .archive.reader import Archive
+
+    archive = Archive.open(path)
+    sizes = {
+        f"{folder}_bytes": sum(f.stat().st_size for f in (path / folder).rglob("*") if f.is_file())
+        for folder in ("model", "items", "blocks")
+    }
+    return {
+        "images": archive.count,
+        "left_out": archive.manifest.unreadable.count if archive.manifest else None,
+        "parts": len(archive.part_numbers()),
+        **sizes,
+        "model_digest": archive.model.digest,
+        "data": archive.model.spec.model_dump(),
+        "code": archive.model.code.model_dump(),
+        "created_by": archive.manifest.created_by if archive.manifest else None,
+        "damage": archive.damage,
+    }
+
+
+def _describe_results(path: Path) -> dict[str, Any]:
+    import pyarrow
+    import pyarrow.compute as pc
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    from .anomaly.results import SCHEMA
+
+    try:
+        if path.suffix == ".csv":
+            convert = pyarrow.csv.ConvertOptions(column_types=SCHEMA)
+            table = pyarrow.csv.read_csv(path, convert_options=convert)
+        else:
+            table = pq.read_table(path, schema=SCHEMA)
+        readable = table["score"].drop_null()
+        return {
+            "images": len(readable),
+            "unreadable": table.num_rows - len(readable),
+            "anomalies": pc.sum(table["is_anomaly"]).as_py() or 0,
+            "lowest_score": pc.min(readable).as_py(),
+            "highest_score": pc.max(readable).as_py(),
+        }
+    except (OSError, KeyError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path} is not a results file: {error}") from error

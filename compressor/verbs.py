@@ -1,0 +1,61 @@
+"""The verbs of the command line as functions; each one's module loads when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import MissingDependency
+
+if TYPE_CHECKING:
+    from .anomaly.calibrate import calibrate
+    from .anomaly.score import score
+    from .archive.compress import compress
+    from .archive.decompress import decompress
+    from .engine.encode import encode
+    from .export.verb import export
+    from .inspection import inspect, verify
+    from .registry import plugins
+    from .training.train import train
+
+__all__ = [
+    "calibrate",
+    "compress",
+    "decompress",
+    "encode",
+    "export",
+    "inspect",
+    "plugins",
+    "score",
+    "train",
+    "verify",
+]
+
+_MODULES = {
+    "calibrate": ".anomaly.calibrate",
+    "compress": ".archive.compress",
+    "decompress": ".archive.decompress",
+    "encode": ".engine.encode",
+    "export": ".export.verb",
+    "inspect": ".inspection",
+    "plugins": ".registry",
+    "score": ".anomaly.score",
+    "train": ".training.train",
+    "verify": ".inspection",
+}
+
+
+_MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "safetensors", "yaml")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'compressor.verbs' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_MODULES[name], __package__), name)
+    except ImportError as error:
+        if name in ("train", "export") and (error.name or "").partition(".")[0] in _MAKING:
+            raise MissingDependency(
+                f"{name} needs compressor[train]: run pip install 'compressor[train]'"
+            ) from error
+        raise

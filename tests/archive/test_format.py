@@ -1,0 +1,157 @@
+"""A reader written from FORMAT.md alone, in integers, against what the writer makes."""
+
+import hashlib
+import json
+import lzma
+import math
+import struct
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from compressor.entropy.coder import encode
+from compressor.entropy.prior import Prior
+
+
+def read_prior(content):
+    magic, version, rank, per_element, zero = struct.unpack_from("<4sBBBB", content)
+    assert (magic, version, zero) == (b"CPRI", 1, 0)
+    shape = struct.unpack_from(f"<{rank}I", content, 8)
+    at = 8 + 4 * rank
+    count = per_element * math.prod(shape) + (shape[0] if rank == 3 else 0)
+    lows = struct.unpack_from(f"<{count}i", content, at)
+    sizes = struct.unpack_from(f"<{count}H", content, at + 4 * count)
+    at += 6 * count
+    tables = []
+    for low, size in zip(lows, sizes, strict=True):
+        tables.append((low, struct.unpack_from(f"<{size}H", content, at)))
+        at += 2 * size
+    assert at == len(content)
+    return shape, per_element, tables
+
+
+def read_payload(payload, count, shape, prior):
+    learned, per_element, tables = prior
+    words = list(struct.unpack(f"<{len(payload) // 4}I", payload))
+    state = 0
+
+    def refill():
+        nonlocal state
+        if state < 1 << 32 and words:
+            state = state << 32 | words.pop()
+
+    def symbol(frequencies):
+        nonlocal state
+        q, below, found = state % (1 << 24), 0, 0
+        while q >= below + 256 * frequencies[found]:
+            below += 256 * frequencies[found]
+            found += 1
+        state = 256 * frequencies[found] * (state >> 24) + q - below
+        refill()
+        return found
+
+    refill()
+    refill()
+    out = np.zeros((math.prod(shape), count), np.int64)
+    escapes = []
+    for element in range(len(out)):
+        table = element
+        if not (per_element and shape == learned):
+            channel = element // (shape[1] * shape[2])
+            table = per_element * math.prod(learned) + channel
+        low, frequencies = tables[table]
+        for image in range(count):
+            found = symbol(frequencies)
+            out[element, image] = low + found
+            if found == len(frequencies) - 1:
+                escapes.append((element, image))
+    uniform = [1] * 65536
+    for place in escapes:
+        z = symbol(uniform)
+        z += symbol(uniform) << 16
+        out[place] = -(z + 1) // 2 if z % 2 else z // 2
+    assert state == 0 and not words
+    return out.T.reshape(count, *shape)
+
+
+values = st.one_of(st.integers(-3, 3), st.sampled_from([-(2**31), 2**31 - 1]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    arrays.arrays(np.int32, (6, 2, 2, 1), elements=values),
+    st.sampled_from([(2, 2, 1), (2, 1, 3)]).flatmap(
+        lambda shape: arrays.arrays(np.int32, (3, *shape), elements=values)
+    ),
+)
+def test_payloads_decode_as_the_format_says(learned, codes):
+    prior = Prior.learn(learned)
+    decoded = read_payload(encode(codes, prior), 3, codes.shape[1:], read_prior(prior.to_bytes()))
+    assert np.array_equal(decoded, codes)
+
+
+def crc32c(content):
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_archive_reads_as_the_format_says(tmp_path, mixed, write, whole):
+    some = dict(list(mixed.items())[: 40 if whole else 3])
+    write(tmp_path, some, force=True)
+    text = (tmp_path / "manifest.json").read_bytes()
+    expected = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n"
+    assert (tmp_path / "manifest.sha256").read_text() == expected
+    manifest = json.loads(text)
+    assert (manifest["format"], manifest["format_version"]) == ("compressor-archive", 1)
+    assert manifest["images"] == len(some)
+    for name, entry in manifest["files"].items():
+        content = (tmp_path / name).read_bytes()
+        assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    model = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    hashes = {name: entry["sha256"] for name, entry in model["files"].items()}
+    identity = {"code": model["code"], "data": model["data"], "files": hashes}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    assert manifest["model"] == digest
+    prior = read_prior(lzma.decompress((tmp_path / "model" / "prior.bin.xz").read_bytes()))
+
+    frames = (tmp_path / "blocks" / "part-00000.bin").read_bytes()
+    index = pq.read_table(tmp_path / "blocks" / "part-00000.parquet").to_pylist()
+    assert manifest["parts"] == [{"images": len(some), "blocks": len(index)}]
+    blocks = []
+    end = 0
+    for number, row in enumerate(index):
+        assert row["offset"] == end
+        magic, *header = struct.unpack_from("<4s8I", frames, end)
+        assert magic == b"CBk\x01"
+        own, length, count, height, width, payload_crc, codes_crc, header_crc = header
+        assert own == number
+        sizes = {"length": length, "count": count, "height": height, "width": width}
+        assert row == {"offset": end, **sizes}
+        assert header_crc == crc32c(frames[end : end + 32])
+        payload = frames[end + 36 : end + 36 + length]
+        assert payload_crc == crc32c(payload)
+        stride = model["code"]["stride"]
+        shape = (model["code"]["shape"][0], height // stride, width // stride)
+        codes = read_payload(payload, count, shape, prior)
+        assert codes_crc == crc32c(codes.astype("<i4").tobytes())
+        blocks.append(codes)
+        end += 36 + length
+    assert end == len(frames)
+
+    items = pq.read_table(tmp_path / "items" / "part-00000.parquet").to_pylist()
+    assert [row["path"] for row in items] == list(some)
+    for row in items:
+        code = blocks[row["block"]][row["index"]]
+        assert np.array_equal(code, some[row["path"]])
+        assert (row["height"], row["width"]) == (7 * code.shape[1], 7 * code.shape[2])
+        assert row["channels"] == 1

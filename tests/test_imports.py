@@ -1,0 +1,95 @@
+"""Using a model needs no torch, onnx or lightning; help is quick and imports neither half."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from compressor.data.images import Pixels
+
+MAKING = ("torch", "onnx", "onnxscript", "lightning", "lightning_fabric", "safetensors", "yaml")
+
+BLOCKED = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {MAKING!r}:
+            raise ModuleNotFoundError(f'{{name}} is blocked', name=name)
+sys.meta_path.insert(0, Block())
+for name in {MAKING!r}:
+    assert name not in sys.modules
+"""
+
+
+def run(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_using_verb_runs_without_torch(
+    model: Path, tmp_path: Path, clothes: Pixels
+) -> None:
+    np.save(tmp_path / "images.npy", clothes[:300])
+    copy = tmp_path / "model"
+    import shutil
+
+    shutil.copytree(model, copy)
+    code = BLOCKED + """
+from pathlib import Path
+from compressor import verbs
+from compressor.errors import MissingDependency
+folder = Path(sys.argv[1])
+data, model, archive = folder / "images.npy", folder / "model", folder / "archive"
+verbs.plugins()
+verbs.encode(data, model, folder / "codes.npy")
+verbs.compress(data, model, archive, measure=True)
+verbs.decompress(archive, folder / "out.npy")
+verbs.decompress(archive, folder / "out", only="0000*")
+verbs.score(data, model, folder / "r.parquet", heatmaps=folder / "maps", report=folder / "r.html")
+verbs.calibrate(model, data)
+for path in (model, archive, folder / "r.parquet"):
+    verbs.inspect(path)
+assert verbs.verify(model)["ok"] and verbs.verify(archive)["ok"]
+try:
+    verbs.train("undercomplete", data, folder / "m")
+except MissingDependency as error:
+    print(error)
+"""
+    assert "compressor[train]" in run(code, tmp_path)
+    assert np.load(tmp_path / "out.npy").shape == (300, 28, 28)
+
+
+def test_help_imports_neither_torch_nor_onnxruntime() -> None:
+    code = """
+import sys, json
+sys.argv = ["compressor", "--help"]
+from compressor.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print("\\n" + json.dumps(sorted(sys.modules)))
+"""
+    modules = json.loads(run(code).splitlines()[-1])
+    for heavy in ("torch", "onnxruntime", "numpy", "pyarrow", "pydantic", "PIL", "yaml"):
+        assert heavy not in modules
+
+
+def test_help_is_nearly_as_quick_as_an_empty_group() -> None:
+    empty = "import click\n@click.group()\ndef g(): ...\ng(['--help'])"
+    ours = "import sys\nsys.argv = ['compressor', '--help']\nfrom compressor.cli import main\nmain()"
+
+    def seconds(code: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], capture_output=True)
+        return time.perf_counter() - started
+
+    pairs = [(seconds(ours), seconds(empty)) for _ in range(7)]
+    assert min(a for a, _ in pairs) < 1.7 * min(b for _, b in pairs)
