@@ -31,10 +31,11 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from .registry import CONTRACT
 from .spec import DataSpec
 
-__all__ = ["Autoencoder", "Code", "Pass", "Phase", "Player", "PluginConfig"]
+CONTRACT = 1  # the version of what stands here; a plugin of another version is refused
+
+__all__ = ["CONTRACT", "Autoencoder", "Code", "Pass", "Phase", "Player", "PluginConfig"]
 
 
 class PluginConfig(BaseModel):

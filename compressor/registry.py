@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .plugin import Autoencoder
 
 GROUP = "compressor.plugins"
-CONTRACT = 1  # the version of the contract in plugin.py; a plugin of another version is refused
 NEEDS_TRAIN = "needs compressor[train]"
 
 
@@ -67,7 +66,7 @@ def find(name: str) -> Found:
 def load(found: Found) -> type[Autoencoder]:
     """Imports a plugin; raises PluginError, naming its distribution, whatever it raises."""
     try:
-        from .plugin import Autoencoder
+        from .plugin import CONTRACT, Autoencoder
     except ImportError as error:
         raise MissingDependency(
             f"{found} {NEEDS_TRAIN}: run pip install 'compressor[train]'"

@@ -109,10 +109,13 @@ class Prior:
         first, bits = self._bits_of_symbols
         rows = max(1, (1 << 20) // max(1, len(codes)))  # bounds memory
         slabs = range(0, len(tables), rows)
-        return math.fsum(
-            bits[first[tables[at : at + rows], None] + symbols[at : at + rows]].sum()
-            for at in slabs
-        )
+        counts = np.zeros(len(bits), np.int64)
+        for at in slabs:
+            counts += np.bincount(
+                (first[tables[at : at + rows], None] + symbols[at : at + rows]).ravel(),
+                minlength=len(bits),
+            )
+        return float(counts @ bits)
 
     @cached_property
     def _bits_of_symbols(self) -> tuple[Integers, npt.NDArray[np.float64]]:

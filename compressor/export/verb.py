@@ -68,4 +68,4 @@ def _store_float16(content: bytes) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(graph_model, full_check=True)
-    return graph_model.SerializeToString(deterministic=True)
+    return bytes(graph_model.SerializeToString(deterministic=True))

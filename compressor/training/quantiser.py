@@ -60,8 +60,8 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
     low, high = -20.0, 10.0  # log2 of Delta
     for _ in range(24):
         middle = (low + high) / 2
-        steps = unit * 2.0**middle
-        error = squared_error(model, x, torch.floor(code / steps + 0.5) * steps)
+        trial = unit * 2.0**middle
+        error = squared_error(model, x, torch.floor(code / trial + 0.5) * trial)
         low, high = (middle, high) if error <= limit else (low, middle)
     steps: Tensor = unit * 2.0**low
     return steps

@@ -146,6 +146,7 @@ def bundle(
 
     Weights and codes are rounded, graphs exported and checked, tables learned, scores calibrated.
     """
+    torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
     held_out = split.validation if len(split.validation) else split.training
     probe = _to_x(images.pixels[held_out[:PROBE]])
     weight_bits = round_weights(model, probe)
