@@ -143,3 +143,47 @@ def refuse_irreplaceable(path: Path, force: bool, format_name: str) -> None:
             f"{path} exists and is not a {format_name}; --force does not replace other data, "
             "choose another output"
         )
+
+
+@contextmanager
+def merging_folder(path: Path, force: bool) -> Iterator[Path]:
+    """Yields a new folder that becomes ``path``, or whose files go into it if it exists."""
+    refuse_existing(path, force)
+    if not os.path.lexists(path):
+        with atomic_folder(path, force=False) as folder:
+            yield folder
+        return
+    if not path.is_dir():
+        raise OutputError(f"{path} is a file; give another output, a folder is to be written")
+    # Inside of the folder and not beside it: that may be another file system.
+    temporary = temporary_beside(path / "images")
+    with output_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _merge(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _merge(new: Path, path: Path) -> None:
+    """Renames the files below ``new`` into ``path``, over files of the same names.
+
+    Raises OutputError before the first one if something other than a file would be replaced, or a
+    link would lead out of ``path``.
+    """
+    entries = [(entry, path / entry.relative_to(new)) for entry in sorted(new.rglob("*"))]
+    for entry, target in entries:
+        if not os.path.lexists(target):
+            continue
+        if target.is_symlink() or target.is_dir() != entry.is_dir():
+            raise OutputError(
+                f"{target} is in the way, a link, or a folder for a file; give another output"
+            )
+    for entry, target in entries:
+        if entry.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            sync(entry)
+            entry.replace(target)

@@ -13,7 +13,7 @@ and, if it wants, how its input is corrupted and what its penalty is. A plugin i
             super().__init__(config, spec)
             size = spec.height * spec.width * spec.channels
             self.f = nn.Linear(size, config.latent)
-            self.g = nn.Sequential(nn.Linear(config.latent, size), Unflatten(spec))
+            self.g = nn.Sequential(nn.Linear(config.latent, size), AsImage(spec))
 
         def encode(self, x):
             return Code(self.f(x.flatten(1)))

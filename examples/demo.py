@@ -23,7 +23,13 @@ from compressor.data.images import Pixels
 from compressor.report.pictures import comparison_sheet
 
 SAMPLE = Path(__file__).parent / "data"
-SETTINGS = {"hidden": [24, 48], "latent": 3, "rounding_loss": 1.0}
+SETTINGS = {
+    "network": "dense",
+    "hidden": [128],
+    "latent": 48,
+    "rounding_loss": 1.0,
+    "batch_size": 64,
+}
 TRAINING_SECONDS = 120
 
 
@@ -37,7 +43,11 @@ def main(folder: Path) -> None:
     letters = np.load(SAMPLE / "notmnist.npz")["images"]
 
     model, archive, images = folder / "model", folder / "archive", folder / "images.npy"
-    results, page, picture = folder / "results.parquet", folder / "report.html", folder / "images.png"
+    results, page, picture = (
+        folder / "results.parquet",
+        folder / "report.html",
+        folder / "images.png",
+    )
     trained = verbs.train(
         "undercomplete", seen, model, settings=SETTINGS, max_seconds=TRAINING_SECONDS, progress=True
     )
@@ -57,25 +67,43 @@ def main(folder: Path) -> None:
 
     facts: list[tuple[str, str]] = [
         ("images", f"{len(clothes):,} of 28x28, {len(seen):,} of them trained on"),
-        ("training", f"{trained['parameters']:,} parameters, {trained['epochs']:.0f} epochs, "
-                     f"{trained['seconds']:.0f} s with export and checks"),
+        (
+            "training",
+            f"{trained['parameters']:,} parameters, {trained['epochs']:.0f} epochs, "
+            f"{trained['seconds']:.0f} s with export and checks",
+        ),
         ("raw", size(compressed["raw_bytes"], clothes)),
         ("archive with its model", size(compressed["archive_bytes"], clothes)),
         ("archive without", size(compressed["archive_bytes"] - compressed["model_bytes"], clothes)),
-        ("coder above the ideal",
-         f"{compressed['payload_bytes'] / compressed['ideal_bytes'] - 1:.2%}"),
-        ("PSNR", f"{compressed['psnr']:.2f} dB; {psnr(unseen, back[len(seen):]):.2f} dB on the "
-                 f"{len(unseen):,} images never seen"),
+        (
+            "coder above the ideal",
+            f"{compressed['payload_bytes'] / compressed['ideal_bytes'] - 1:.2%}",
+        ),
+        (
+            "PSNR",
+            f"{compressed['psnr']:.2f} dB; {psnr(unseen, back[len(seen) :]):.2f} dB on the "
+            f"{len(unseen):,} images never seen",
+        ),
     ]
     facts += [(f"{row['codec']}, {row['form']}", rival(row)) for row in compressed["compare"]]
     facts += [
         ("images/s in", f"{len(clothes) / timed['seconds']:,.0f}"),
         ("images/s out", f"{len(clothes) / restored['seconds']:,.0f}"),
-        ("AUROC, letters against clothes", f"{auroc(scores[len(unseen):], scores[: len(unseen)]):.3f}"),
-        ("alarms", f"{scored['anomalies']} at 1% false alarms, {len(letters)} letters among "
-                   f"{scored['images']:,} images"),
-        ("model", str(model)), ("archive", str(archive)), ("images given back", str(images)),
-        ("results", str(results)), ("report", str(page)), ("picture", str(picture)),
+        (
+            "AUROC, letters against clothes",
+            f"{auroc(scores[len(unseen) :], scores[: len(unseen)]):.3f}",
+        ),
+        (
+            "alarms",
+            f"{scored['anomalies']} at 1% false alarms, {len(letters)} letters among "
+            f"{scored['images']:,} images",
+        ),
+        ("model", str(model)),
+        ("archive", str(archive)),
+        ("images given back", str(images)),
+        ("results", str(results)),
+        ("report", str(page)),
+        ("picture", str(picture)),
     ]
     table = Table("", "", title="compressor demo", show_header=False)
     for name, value in facts:
@@ -90,7 +118,8 @@ def size(count: int, images: npt.NDArray[Any]) -> str:
 def rival(row: dict[str, Any]) -> str:
     if row["bytes"] is None:
         return str(row["note"])
-    return f"{row['bytes']:>10,} bytes  {row['bits_per_pixel']:.3f} bits per pixel at {row['psnr']:.2f} dB"
+    bits = f"{row['bits_per_pixel']:.3f} bits per pixel at {row['psnr']:.2f} dB"
+    return f"{row['bytes']:>10,} bytes  {bits}"
 
 
 def psnr(original: Pixels, image: Pixels) -> float:

@@ -19,9 +19,8 @@ from ..data.images import Images, Pixels
 from ..data.sinks import png_path
 from ..engine.job import Job
 from ..errors import ConfigError
-from ..files import atomic_folder, refuse_existing
+from ..files import merging_folder, refuse_existing
 from ..log import log
-from ..model import Model
 from ..report.heatmaps import save_heatmap
 from ..report.page import ScoredImage, ScoringReport, write_report
 from .calibration import Scores, benjamini_hochberg, p_values, threshold_for
@@ -76,14 +75,14 @@ def score(
     name = scorer or names[0]
     if name not in names:
         raise ConfigError(f"the model has no score {name!r}; it has {', '.join(names)}")
-    calibration = _calibration(job.model, name, needed=threshold is None)
+    calibration = job.model.calibration(name)
     # Benjamini-Hochberg rejects no p-value above fdr, so fdr is a bound like fpr at first.
     bound = _first_threshold(fpr, fdr, threshold, calibration)
     keep = REPORTED if report else 0
     scoring = Scoring(job, name, calibration, bound if heatmaps else None, keep)
     with ExitStack() as outputs:
         rows = outputs.enter_context(results_file(output, force))
-        maps = outputs.enter_context(atomic_folder(Path(heatmaps), force)) if heatmaps else None
+        maps = outputs.enter_context(merging_folder(Path(heatmaps), force)) if heatmaps else None
         scored = scoring.rows(maps, progress)
         if fdr is None:
             final = bound
@@ -251,12 +250,6 @@ def _read(path: Path) -> Iterator[list[Row]]:
             yield [Row(**values) for values in batch.to_pylist()]
 
 
-def _calibration(model: Model, name: str, needed: bool) -> Scores:
-    if not needed and "calibration.parquet" not in model.manifest.files:
-        return np.empty(0)
-    return model.calibration(name)
-
-
 def _first_threshold(
     fpr: float | None, fdr: float | None, threshold: float | None, calibration: Scores
 ) -> float:
@@ -264,6 +257,11 @@ def _first_threshold(
         raise ConfigError("give one of --fpr, --fdr and --threshold")
     if threshold is not None:
         return threshold
+    if not len(calibration):
+        raise ConfigError(
+            "the model has no calibration scores: give --threshold, or calibrate it with normal "
+            "images (compressor calibrate MODEL DATA)"
+        )
     if fdr is not None:
         # No p-value can be below 1 / (n + 1), but many images together may still pass.
         return threshold_for(calibration, max(fdr, 1 / (len(calibration) + 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ def decompress(
         for decoded in in_order(work, opened.segments(only)):
             sink.write(decoded.names, decoded.pixels)
             images += len(decoded.names)
-            for name, reason in decoded.lost:
-                log.warning("%s: %s", name, reason)
+            for reason, count in Counter(reason for _, reason in decoded.lost).items():
+                log.warning("%d images %s", count, reason)
             lost += decoded.lost
             bar.update(images + len(lost))
         if only is not None and not images and not lost:

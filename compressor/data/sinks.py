@@ -19,14 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import ArchiveError, OutputError
-from ..files import (
-    atomic_file,
-    atomic_folder,
-    output_errors,
-    refuse_existing,
-    sync,
-    temporary_beside,
-)
+from ..files import atomic_file, merging_folder
 from .images import Pixels, Sink
 from .names import is_unsafe
 from .npy import GrowingNpy
@@ -65,7 +58,7 @@ def open_sink(path: Path, count: int, force: bool = False) -> Iterator[Sink]:
             temporary = stack.enter_context(atomic_file(path, force))
             sink = _ParquetSink(temporary, stack)
         else:
-            sink = _FolderSink(stack.enter_context(_output_folder(path, force)), stack)
+            sink = _FolderSink(stack.enter_context(merging_folder(path, force)), stack)
         yield sink
         sink.finish()
 
@@ -181,47 +174,3 @@ class _FolderSink:
 
     def finish(self) -> None:
         """Every file is written."""
-
-
-@contextmanager
-def _output_folder(path: Path, force: bool) -> Iterator[Path]:
-    """Yields a new folder that becomes ``path``, or whose files go into it if it exists."""
-    refuse_existing(path, force)
-    if not os.path.lexists(path):
-        with atomic_folder(path, force=False) as folder:
-            yield folder
-        return
-    if not path.is_dir():
-        raise OutputError(f"{path} is a file; give another output, a folder is to be written")
-    # Inside of the folder and not beside it: that may be another file system.
-    temporary = temporary_beside(path / "images")
-    with output_errors(path):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            yield temporary
-            _merge(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _merge(new: Path, path: Path) -> None:
-    """Renames the files below ``new`` into ``path``, over files of the same names.
-
-    Raises OutputError before the first one if something other than a file would be replaced, or a
-    link would lead out of ``path``.
-    """
-    entries = [(entry, path / entry.relative_to(new)) for entry in sorted(new.rglob("*"))]
-    for entry, target in entries:
-        if not os.path.lexists(target):
-            continue
-        if target.is_symlink() or target.is_dir() != entry.is_dir():
-            raise OutputError(
-                f"{target} is in the way, a link, or a folder for a file; give another output"
-            )
-    for entry, target in entries:
-        if entry.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            sync(entry)
-            entry.replace(target)

@@ -13,7 +13,45 @@ IR_VERSION = 10
 # Ran in ONNX Runtime (native, node, wasm), OpenVINO, tract, OpenCV dnn, MNN, TVM and the ONNX
 # reference evaluator.
 OPERATORS = frozenset(
-    ["Add", "ArgMin", "Cast", "Clip", "Concat", "Constant", "Conv", "ConvTranspose", "DepthToSpace", "Div", "Elu", "Floor", "Gather", "Gemm", "Identity", "InstanceNormalization", "LeakyRelu", "MatMul", "Mul", "PRelu", "Pow", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid", "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"]
+    [
+        "Add",
+        "ArgMin",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "ConvTranspose",
+        "DepthToSpace",
+        "Div",
+        "Elu",
+        "Floor",
+        "Gather",
+        "Gemm",
+        "Identity",
+        "InstanceNormalization",
+        "LeakyRelu",
+        "MatMul",
+        "Mul",
+        "PRelu",
+        "Pow",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Shape",
+        "Sigmoid",
+        "Slice",
+        "Softplus",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import ConfigError
-from ..files import atomic_folder
+from ..files import merging_folder
 from ..model import Model
 
 PRECISIONS = ("float32", "float16")
@@ -34,7 +34,7 @@ def export(
     opened = Model.open(model)
     output = Path(output)
     sizes = {}
-    with atomic_folder(output, force) as folder:
+    with merging_folder(output, force) as folder:
         for name in ("encoder.onnx", "decoder.onnx", "scorer.onnx", "golden.npz", "MODEL_CARD.md"):
             content = opened.read(name)
             if name.endswith(".onnx") and precision == "float16":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..model import ModelManifest
 
 
-def model_card(manifest: ModelManifest, calibration_images: int) -> str:
+def model_card(manifest: ModelManifest) -> str:
     """The card as Markdown, from the manifest alone."""
     data, code, facts = manifest.data, manifest.code, manifest.training
     size = f"{data.height}x{data.width}x{data.channels}"
@@ -30,7 +30,6 @@ def model_card(manifest: ModelManifest, calibration_images: int) -> str:
             f"{facts['seconds']:.0f} s, seed {facts['seed']}",
         ),
         ("Validation loss", "none" if loss is None else f"{loss:.5g} an image"),
-        ("Calibration", f"{calibration_images:,} images, used for nothing else"),
         ("Scores", ", ".join(manifest.scores)),
     ]
     config = "\n".join(f"- {name}: {value}" for name, value in manifest.config.items())

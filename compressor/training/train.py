@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ from ..registry import Found, find, load
 from ..spec import CodeSpec
 from .card import model_card
 from .images import Split, TrainingImages, load_images, split_images
-from .loop import Budget, Loop, State, log_bytes
+from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
 from .quantiser import choose_steps, round_weights
 from .settings import TrainingSettings, split_settings
 
@@ -78,49 +80,43 @@ def train(
     plugin_class = load(found)
     config, training = split_settings(settings or {}, plugin_class.Config, plugin)
     source = open_source(data)
-    folder = output.with_name(f"{output.name}.training")
     job = _job(found, source, config.model_dump(mode="json"), training, seed)
-    _prepare_folder(folder, job, resume, force)
-
-    images = load_images(source, folder)
-    log.info("%d images of %s", images.count, "x".join(map(str, images.spec.shape)))
-    torch.manual_seed(seed)
-    model = plugin_class(config, images.spec)
-    split = split_images(images.count, training.validation, training.calibration, seed)
-    with Progress(f"train {plugin}", 1000, shown=progress) as bar:
-
-        def report(state: State, done: float, loss: float) -> None:
-            bar.update(
-                int(done * 1000),
-                f"step {state.step}, loss {loss:.4g}, best validation {state.best_loss:.4g}",
-            )
-
+    with _training_folder(output, job, resume, force) as folder:
+        images = load_images(source, folder)
+        log.info("%d images of %s", images.count, "x".join(map(str, images.spec.shape)))
+        torch.manual_seed(seed)
+        model = plugin_class(config, images.spec)
+        # Better now than after hours of training: can this network be exported at all?
+        export_graphs(copy.deepcopy(model), torch.ones(1))
+        split = split_images(images.count, training.validation, training.calibration, seed)
         budget = Budget(max_steps, max_seconds)
-        loop = Loop(model, training, images, split, budget, seed, folder, report)
-        state = loop.run()
+        with Progress(f"train {plugin}", 1000, shown=progress) as bar:
 
-    log.info("exporting and checking the graphs")
-    seconds = state.seconds
-    epochs = state.step / loop.order.steps_per_epoch
-    losses = [row[4] for row in state.log if row[4] == row[4]]
-    facts = {
-        "settings": training.model_dump(mode="json"),
-        "seed": seed,
-        "steps": state.step,
-        "epochs": round(epochs, 3),
-        "seconds": round(seconds, 3),
-        "validation_loss": min(losses) if losses else None,
-        "images": len(split.training),
-        "parameters": sum(p.numel() for p in set(model.parameters())),
-        "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
-        "threads": torch.get_num_threads(),
-    }
-    entry = PluginEntry(name=found.name, distribution=found.distribution, version=found.version)
-    files, manifest = bundle(model, entry, images, split, training, facts)
-    files["training.csv"] = log_bytes(state)
-    manifest = manifest.model_copy(update={"files": file_entries(files)})
-    write_model(output, files | manifest_files(manifest), force)
-    shutil.rmtree(folder)
+            def report(state: State, done: float, loss: float) -> None:
+                best = f", best validation {state.best_loss:.4g}" if state.best_weights else ""
+                bar.update(int(done * 1000), f"step {state.step}, loss {loss:.4g}{best}")
+
+            loop = Loop(model, training, images, split, budget, seed, folder, report)
+            state = loop.run()
+        log.info("exporting and checking the graphs")
+        losses = [row[4] for row in state.log if row[4] == row[4]]
+        facts: dict[str, Any] = {
+            "settings": training.model_dump(mode="json"),
+            "seed": seed,
+            "steps": state.step,
+            "epochs": round(state.step / loop.order.steps_per_epoch, 3),
+            "seconds": round(state.seconds, 3),
+            "validation_loss": min(losses) if losses else None,
+            "images": len(split.training),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
+            "threads": torch.get_num_threads(),
+        }
+        entry = PluginEntry(name=plugin, distribution=found.distribution, version=found.version)
+        files, manifest = bundle(model, entry, images, split, training, facts)
+        files["training.csv"] = log_bytes(state)
+        manifest = manifest.model_copy(update={"files": file_entries(files)})
+        write_model(output, files | manifest_files(manifest), force)
     return {
         "model": str(output),
         "plugin": plugin,
@@ -165,7 +161,8 @@ def bundle(
     files["prior.bin"] = prior.to_bytes()
     validation_codes = _codes(engine, images, held_out)
     scores = calibration_scores(engine, images.pixels, split.calibration)
-    files["calibration.parquet"] = calibration_bytes(scores)
+    if scores:
+        files["calibration.parquet"] = calibration_bytes(scores)
     files["golden.npz"] = golden_bytes(engine, images.pixels[held_out[:GOLDEN]])
     files["weights.safetensors"] = safetensors.torch.save(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -188,7 +185,7 @@ def bundle(
         parity=parity,
         files={},
     )
-    files["MODEL_CARD.md"] = model_card(manifest, len(split.calibration)).encode()
+    files["MODEL_CARD.md"] = model_card(manifest).encode()
     return files, manifest
 
 
@@ -231,26 +228,46 @@ def _job(
     }
 
 
-def _prepare_folder(folder: Path, job: dict[str, Any], resume: bool, force: bool) -> None:
-    """Makes the training folder, or checks that the one that stands there is this job's."""
+@contextmanager
+def _training_folder(
+    output: Path, job: dict[str, Any], resume: bool, force: bool
+) -> Iterator[Path]:
+    """The folder of this training, new or of the run that is resumed.
+
+    It goes when the body ends, but for an error with a checkpoint to resume from. Raises
+    ConfigError or OutputError if what stands there is not for this job.
+    """
+    folder = output.with_name(f"{output.name}.training")
     record = folder / "job.json"
     if folder.exists() and resume:
-        try:
-            earlier = json.loads(record.read_text())
-        except (OSError, ValueError):
-            earlier = {}
-        if differing := [key for key in job if earlier.get(key) != job[key]]:
-            raise ConfigError(
-                f"{folder} holds a training with other {', '.join(differing)}; repeat the "
-                "command that began it, or start anew with --force and without --resume"
+        _refuse_other_job(folder, record, job)
+    else:
+        if folder.exists() and not force:
+            raise OutputError(
+                f"{folder} holds an unfinished training; give --resume to go on with it, or "
+                "--force to start anew"
             )
-        return
-    if folder.exists() and not force:
-        raise OutputError(
-            f"{folder} holds an unfinished training; give --resume to go on with it, or --force "
-            "to start anew"
+        with output_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_atomically(record, json.dumps(job, indent=1).encode())
+    try:
+        with output_errors(folder):
+            yield folder
+    except BaseException:
+        if not (folder / CHECKPOINT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
+
+
+def _refuse_other_job(folder: Path, record: Path, job: dict[str, Any]) -> None:
+    try:
+        earlier = json.loads(record.read_text())
+    except (OSError, ValueError):
+        earlier = {}
+    if differing := [key for key in job if earlier.get(key) != job[key]]:
+        raise ConfigError(
+            f"{folder} holds a training with other {', '.join(differing)}; repeat the command "
+            "that began it, or start anew with --force and without --resume"
         )
-    with output_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_atomically(record, json.dumps(job, indent=1).encode())
