@@ -346,7 +346,7 @@ def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
             if not equals:
                 raise click.UsageError(f"--set {value}: write KEY=VALUE")
             settings[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from error
     return settings
 
@@ -389,7 +389,7 @@ def main() -> None:
     from compressor.errors import CompressorError, ConfigError
 
     # A polite kill cleans up like Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(FAILED))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _messages_on_stderr():
             cli.main(standalone_mode=False)

@@ -62,12 +62,20 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
         measured.setdefault(name, []).append(count / (time.perf_counter() - started))
 
     for _ in range(rounds):
-        note("compress", lambda: verbs.compress(
-            folder / "images.npy", model, folder / "archive", device="cpu", force=True))
+        note(
+            "compress",
+            lambda: verbs.compress(
+                folder / "images.npy", model, folder / "archive", device="cpu", force=True
+            ),
+        )
         note("encoder, ORT default", default_loop(opened, "encoder", images))
         note("encoder, thread a core", parallel_loop(opened, "encoder", images))
-        note("decompress", lambda: verbs.decompress(
-            folder / "archive", folder / "out.npy", device="cpu", force=True))
+        note(
+            "decompress",
+            lambda: verbs.decompress(
+                folder / "archive", folder / "out.npy", device="cpu", force=True
+            ),
+        )
         note("decoder, ORT default", default_loop(opened, "decoder", codes))
         note("decoder, thread a core", parallel_loop(opened, "decoder", codes))
 
@@ -75,8 +83,9 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
     for name, values in measured.items():
         print(line(name, values, "{:,.0f}"))
     for verb, graph in (("compress", "encoder"), ("decompress", "decoder")):
-        loops = zip(measured[f"{graph}, ORT default"], measured[f"{graph}, thread a core"],
-                    strict=True)
+        loops = zip(
+            measured[f"{graph}, ORT default"], measured[f"{graph}, thread a core"], strict=True
+        )
         ratios = [ours / max(bare) for ours, bare in zip(measured[verb], loops, strict=True)]
         print(line(f"{verb} / bare {graph}", ratios, "{:.2f}"))
 

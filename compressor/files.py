@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -134,9 +135,14 @@ def refuse_irreplaceable(path: Path, force: bool, format_name: str) -> None:
     if not os.path.lexists(path):
         return
     try:
+        entries = {
+            entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir()
+        }
         empty = not any(path.iterdir())
-        ours = not empty and f'"{format_name}"' in (path / "manifest.json").read_text()[:200]
-    except (OSError, UnicodeDecodeError):
+        manifest = {} if empty else json.loads((path / "manifest.json").read_text())
+        known = {"manifest.json", "manifest.sha256", *manifest.get("files", {})}
+        ours = manifest.get("format") == format_name and entries <= known
+    except (OSError, ValueError, AttributeError, TypeError):
         empty = ours = False
     if not (empty or ours):
         raise OutputError(

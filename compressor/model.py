@@ -109,9 +109,7 @@ class Model:
         if text is None:
             raise ModelError(f"{location} is not a model: it has no manifest.json")
         hash_line = _stored(location, "manifest.sha256", 1000)
-        if hash_line is None or hash_line.split()[:1] != [
-            hashlib.sha256(text).hexdigest().encode()
-        ]:
+        if hash_line != _hash_line(text):
             raise ModelError(
                 f"{location}/manifest.json does not have the hash in manifest.sha256: "
                 "the model was altered or damaged; take a good copy"
@@ -237,8 +235,11 @@ def manifest_files(manifest: ModelManifest, indent: int | None = 2) -> dict[str,
     if indent is None:  # embedded: what a decoder does not read is left out
         data = {key: value for key, value in data.items() if value not in ({}, [])}
     text = (json.dumps(data, indent=indent) + "\n").encode()
-    hash_line = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
-    return {"manifest.json": text, "manifest.sha256": hash_line}
+    return {"manifest.json": text, "manifest.sha256": _hash_line(text)}
+
+
+def _hash_line(text: bytes) -> bytes:
+    return f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
 
 
 def calibration_bytes(scores: Mapping[str, npt.NDArray[np.float64]]) -> bytes:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported, here and in subprocesses: on small networks threads wait for each other
+# more than they work, above all on a machine that does something else besides.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from pathlib import Path
 
 import numpy as np

@@ -33,15 +33,15 @@ def run(code: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_every_using_verb_runs_without_torch(
-    model: Path, tmp_path: Path, clothes: Pixels
-) -> None:
+def test_every_using_verb_runs_without_torch(model: Path, tmp_path: Path, clothes: Pixels) -> None:
     np.save(tmp_path / "images.npy", clothes[:300])
     copy = tmp_path / "model"
     import shutil
 
     shutil.copytree(model, copy)
-    code = BLOCKED + """
+    code = (
+        BLOCKED
+        + """
 from pathlib import Path
 from compressor import verbs
 from compressor.errors import MissingDependency
@@ -62,6 +62,7 @@ try:
 except MissingDependency as error:
     print(error)
 """
+    )
     assert "compressor[train]" in run(code, tmp_path)
     assert np.load(tmp_path / "out.npy").shape == (300, 28, 28)
 
@@ -84,7 +85,9 @@ print("\\n" + json.dumps(sorted(sys.modules)))
 
 def test_help_is_nearly_as_quick_as_an_empty_group() -> None:
     empty = "import click\n@click.group()\ndef g(): ...\ng(['--help'])"
-    ours = "import sys\nsys.argv = ['compressor', '--help']\nfrom compressor.cli import main\nmain()"
+    ours = (
+        "import sys\nsys.argv = ['compressor', '--help']\nfrom compressor.cli import main\nmain()"
+    )
 
     def seconds(code: str) -> float:
         started = time.perf_counter()

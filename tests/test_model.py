@@ -22,8 +22,16 @@ def copy(model: Path, tmp_path: Path) -> Path:
 def test_a_model_has_what_the_design_lists(model: Path) -> None:
     names = {file.name for file in model.iterdir()}
     assert names == {
-        "manifest.json", "manifest.sha256", "encoder.onnx", "decoder.onnx", "scorer.onnx",
-        "prior.bin", "calibration.parquet", "weights.safetensors", "golden.npz", "training.csv",
+        "manifest.json",
+        "manifest.sha256",
+        "encoder.onnx",
+        "decoder.onnx",
+        "scorer.onnx",
+        "prior.bin",
+        "calibration.parquet",
+        "weights.safetensors",
+        "golden.npz",
+        "training.csv",
         "MODEL_CARD.md",
     }
     assert verify(model)["ok"]

@@ -67,6 +67,13 @@ def score(
     Gives images, unreadable, anomalies, scorer, threshold, seconds, device. Raises CompressorError.
     """
     output = Path(output)
+    if output.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"-o {output}: results are written as .parquet or .csv")
+    given = [Path(path).absolute() for path in (output, heatmaps, report) if path is not None]
+    if len(set(given)) < len(given):
+        raise ConfigError(f"{output}: results, heat maps and report need different outputs")
+    if threshold is not None and not np.isfinite(threshold):
+        raise ConfigError(f"--threshold {threshold}: it must be a finite number")
     for path in (output, heatmaps, report):
         if path is not None:
             refuse_existing(Path(path), force)

@@ -99,10 +99,10 @@ class _NpySink:
     def write(self, names: list[str], pixels: list[Pixels]) -> None:
         for name, image in zip(names, pixels, strict=True):
             if self._file is None:
-                self._check_space(image.nbytes * self._count)
                 self._shape = image.shape
                 self._row_shape = image.shape[:2] if image.shape[2] == 1 else image.shape
                 self._file = self._open(self._row_shape)
+                self._check_space(image.nbytes * self._count)
             if image.shape != self._shape:
                 raise OutputError(
                     f"{name} is {image.shape}, the images before it are {self._shape}, and an .npy "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import shutil
@@ -86,8 +85,6 @@ def train(
         log.info("%d images of %s", images.count, "x".join(map(str, images.spec.shape)))
         torch.manual_seed(seed)
         model = plugin_class(config, images.spec)
-        # Better now than after hours of training: can this network be exported at all?
-        export_graphs(copy.deepcopy(model), torch.ones(1))
         split = split_images(images.count, training.validation, training.calibration, seed)
         budget = Budget(max_steps, max_seconds)
         with Progress(f"train {plugin}", 1000, shown=progress) as bar:
@@ -246,6 +243,11 @@ def _training_folder(
             raise OutputError(
                 f"{folder} holds an unfinished training; give --resume to go on with it, or "
                 "--force to start anew"
+            )
+        if folder.exists() and not record.exists():
+            raise OutputError(
+                f"{folder} is where the training keeps its files, and other data stand there; "
+                "choose another output"
             )
         with output_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -61,7 +61,10 @@ def test_every_batch_that_reaches_the_runtime_has_the_same_size(
 
 def test_batches_of_large_images_are_small() -> None:
     assert [batch_size(*size) for size in [(8, 8), (28, 28), (256, 256), (4000, 3000)]] == [
-        256, 64, 1, 1,
+        256,
+        64,
+        1,
+        1,
     ]
 
 

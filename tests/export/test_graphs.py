@@ -12,6 +12,7 @@ import onnx
 import openvino
 import pytest
 import torch
+from compressor.plugins.undercomplete import Undercomplete, UndercompleteConfig
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
@@ -22,7 +23,6 @@ from compressor.export.parity import check_parity
 from compressor.export.portable import OPERATORS, OPSET
 from compressor.model import Model
 from compressor.plugin import Autoencoder, Code
-from compressor.plugins.undercomplete import Undercomplete, UndercompleteConfig
 from compressor.spec import DataSpec
 from compressor.verbs import export
 
@@ -60,7 +60,9 @@ def test_a_graph_keeps_the_contract(trained: Model, graph: str) -> None:
         "scorer": {"image": image, "l2": ["N"], "error_map": ["N", h, w]},
     }
     assert shapes == wanted[graph]
-    types = {v.name: v.type.tensor_type.elem_type for v in (*loaded.graph.input, *loaded.graph.output)}
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in (*loaded.graph.input, *loaded.graph.output)
+    }
     for name, kind in types.items():
         assert kind == {"image": onnx.TensorProto.UINT8, "code": onnx.TensorProto.INT32}.get(
             name, onnx.TensorProto.FLOAT

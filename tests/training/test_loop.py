@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compressor.plugins.undercomplete import Undercomplete, UndercompleteConfig
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.errors import ConfigError, DataError, TrainingError
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
-from compressor.plugins.undercomplete import Undercomplete, UndercompleteConfig
 from compressor.spec import DataSpec
 from compressor.training.images import BatchOrder, Split, TrainingImages, split_images
 from compressor.training.loop import CHECKPOINT, Budget, Loop, State
