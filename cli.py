@@ -365,7 +365,7 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
             elif value not in (None, [], {}):
                 number = isinstance(value, int) and not isinstance(value, bool)
                 click.echo(f"{key}: {value:,}" if number else f"{key}: {value}")
-    incomplete = summary.get("unreadable") or summary.get("damage")
+    incomplete = "kind" not in summary and (summary.get("unreadable") or summary.get("damage"))
     sys.exit(code or (SOME_UNREADABLE if incomplete else 0))
 
 

@@ -45,6 +45,21 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise OutputError(f"{path} exists; give --force to replace it, or another output")
 
 
+def refuse_input(output: Path, *inputs: object) -> None:
+    """Raises OutputError if ``output`` is one of the inputs, or a folder that one of them is in.
+
+    inputs: paths as users give them, ``file.npz::key`` included; what is no path does not count.
+    """
+    target = output.absolute().resolve()
+    for given in inputs:
+        if not isinstance(given, str | os.PathLike):
+            continue
+        text = os.fspath(given)
+        path = Path(text if os.path.lexists(text) else text.partition("::")[0]).resolve()
+        if path == target or (path.exists() and target in path.parents and target.exists()):
+            raise OutputError(f"{output} holds the input {given}; choose another output")
+
+
 def sync(path: Path) -> None:
     """Makes a file, or the entries of a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -117,7 +132,12 @@ def replace_folder(new: Path, path: Path) -> None:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if os.path.lexists(path):
         path.rename(old)
-    new.rename(path)
+    try:
+        new.rename(path)
+    except BaseException:
+        if os.path.lexists(old):
+            old.rename(path)
+        raise
     sync(path.parent)
     if old.is_dir() and not old.is_symlink():
         shutil.rmtree(old)

@@ -62,7 +62,7 @@ def _verify_model(path: Path) -> list[str]:
         problems = model.check()
     except CompressorError as error:
         return [str(error)]
-    if problems:
+    if problems or "golden.npz" not in model.manifest.files:
         return problems
     return _verify_golden(model)
 
@@ -124,7 +124,9 @@ def _describe_results(path: Path) -> dict[str, Any]:
             convert = pyarrow.csv.ConvertOptions(column_types=SCHEMA)
             table = pyarrow.csv.read_csv(path, convert_options=convert)
         else:
-            table = pq.read_table(path, schema=SCHEMA)
+            table = pq.read_table(path)
+            if table.schema.names != SCHEMA.names:
+                raise DataError(f"{path} is not a results file: its columns are other ones")
         readable = table["score"].drop_null()
         return {
             "images": len(readable),

@@ -18,7 +18,9 @@ import hashlib
 import io
 import json
 import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +30,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from . import __version__
 from .errors import ModelError
-from .files import atomic_file, atomic_folder, refuse_existing, refuse_irreplaceable
+from .files import (
+    atomic_file,
+    atomic_folder,
+    refuse_existing,
+    refuse_irreplaceable,
+    write_atomically,
+)
 from .spec import CodeSpec, DataSpec
 
 if TYPE_CHECKING:
@@ -192,12 +200,18 @@ class Model:
         for name, content in manifest_files(manifest, indent=None).items():
             (folder / name).write_bytes(content)
 
-    def with_calibration(self, scores: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, bytes]:
-        """The files of this model with other calibration scores, manifest included."""
-        contents = {name: self.read(name) for name in self.manifest.files}
-        contents["calibration.parquet"] = calibration_bytes(scores)
-        manifest = self.manifest.model_copy(update={"files": file_entries(contents)})
-        return contents | manifest_files(manifest)
+    def write_calibration(self, scores: Mapping[str, npt.NDArray[np.float64]]) -> None:
+        """Puts other calibration scores into this model, and touches nothing else beside it."""
+        content = calibration_bytes(scores)
+        entry = file_entries({"calibration.parquet": content})
+        manifest = self.manifest.model_copy(update={"files": self.manifest.files | entry})
+        changed = {"calibration.parquet": content, **manifest_files(manifest)}
+        if self.location.is_dir():
+            for name, new in changed.items():
+                write_atomically(self.location / name, new)
+        else:
+            files = {name: self.read(name) for name in self.manifest.files}
+            write_model(self.location, files | changed, force=True)
 
 
 def parse_manifest(text: bytes, location: Path) -> ModelManifest:
@@ -293,7 +307,16 @@ def _stored(location: Path, name: str, limit: int) -> bytes | None:
                 return member.read(limit + 1)
     except FileNotFoundError as error:
         raise ModelError(f"there is no model at {location}") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ModelError(f"{location} cannot be read as a model: {error}") from error
 
 

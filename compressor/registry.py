@@ -66,19 +66,26 @@ def find(name: str) -> Found:
 def load(found: Found) -> type[Autoencoder]:
     """Imports a plugin; raises PluginError, naming its distribution, whatever it raises."""
     try:
-        from .plugin import CONTRACT, Autoencoder
+        from .plugin import CONTRACT, Autoencoder, PluginConfig
     except ImportError as error:
         raise MissingDependency(
             f"{found} {NEEDS_TRAIN}: run pip install 'compressor[train]'"
         ) from error
     try:
         plugin = found.entry_point.load()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a plugin must not end the tool
         raise PluginError(
             f"{found} cannot be imported ({type(error).__name__}: {error}); update or uninstall it"
         ) from error
     if not (isinstance(plugin, type) and issubclass(plugin, Autoencoder)):
         raise PluginError(f"{found} is not a subclass of compressor.plugin.Autoencoder")
+    if not (
+        isinstance(getattr(plugin, "Config", None), type)
+        and issubclass(plugin.Config, PluginConfig)
+    ):
+        raise PluginError(f"{found} has no Config that is a compressor.plugin.PluginConfig")
     if plugin.contract != CONTRACT:
         raise PluginError(
             f"{found} follows version {plugin.contract} of the plugin contract; this compressor "

@@ -31,12 +31,17 @@ SETTINGS = {
     "batch_size": 64,
 }
 TRAINING_SECONDS = 120
+MARK = ".compressor-demo"  # a folder with this may be made anew
 
 
 def main(folder: Path) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).exists():
+            sys.exit(f"{folder} holds other data than an earlier demo's; name a new folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
     with np.load(SAMPLE / "fashion_mnist.npz") as arrays:
         seen, unseen = arrays["train"], arrays["test"]
     clothes = np.concatenate([seen, unseen])
@@ -135,4 +140,4 @@ def auroc(anomalous: npt.NDArray[Any], normal: npt.NDArray[Any]) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))

@@ -91,7 +91,7 @@ def test_a_newer_format_version_is_refused_with_what_to_do(copy: Path) -> None:
 
     (copy / "manifest.json").write_bytes(text)
     (copy / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
-    with pytest.raises(ModelError, match="format version 2; .* reads version 1: update"):
+    with pytest.raises(ModelError, match=r"format version 2; .* reads version 1: update"):
         Model.open(copy)
 
 

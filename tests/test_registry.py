@@ -103,7 +103,7 @@ def test_something_that_is_no_autoencoder_is_refused(install) -> None:  # type: 
 
 
 def test_an_unknown_plugin_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(PluginError, match="no plugin 'sparce'; installed are: .*undercomplete"):
+    with pytest.raises(PluginError, match=r"no plugin 'sparce'; installed are: .*undercomplete"):
         registry.find("sparce")
 
 

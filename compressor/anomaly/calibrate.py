@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from ..data.images import Images, Pixels
 from ..engine.job import Job
-from ..model import write_model
 
 Answers = dict[str, npt.NDArray[np.float32]]
 
@@ -34,5 +33,5 @@ def calibrate(
         name: np.concatenate([answer[name] for answer in answers]).astype(np.float64)
         for name in names
     }
-    write_model(job.model.location, job.model.with_calibration(scores), force=True)
+    job.model.write_calibration(scores)
     return {"model": str(model), **job.summary()}

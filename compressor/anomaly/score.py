@@ -19,7 +19,7 @@ from ..data.images import Images, Pixels
 from ..data.sinks import png_path
 from ..engine.job import Job
 from ..errors import ConfigError
-from ..files import merging_folder, refuse_existing
+from ..files import merging_folder, refuse_existing, refuse_input
 from ..log import log
 from ..report.heatmaps import save_heatmap
 from ..report.page import ScoredImage, ScoringReport, write_report
@@ -76,9 +76,12 @@ def score(
         raise ConfigError(f"--threshold {threshold}: it must be a finite number")
     for path in (output, heatmaps, report):
         if path is not None:
+            refuse_input(Path(path), data, model)
             refuse_existing(Path(path), force)
     job = Job("score", data, model, device)
     names = job.model.manifest.scores
+    if not names:
+        raise ConfigError(f"{model} only decodes an archive: it has no scorer")
     name = scorer or names[0]
     if name not in names:
         raise ConfigError(f"the model has no score {name!r}; it has {', '.join(names)}")
@@ -270,6 +273,8 @@ def _first_threshold(
             "images (compressor calibrate MODEL DATA)"
         )
     if fdr is not None:
+        if not 0 < fdr < 1:
+            raise ConfigError(f"--fdr {fdr:g}: it must lie between 0 and 1")
         # No p-value can be below 1 / (n + 1), but many images together may still pass.
         return threshold_for(calibration, max(fdr, 1 / (len(calibration) + 1)))
     return threshold_for(calibration, DEFAULT_FPR if fpr is None else fpr)

@@ -14,6 +14,7 @@ from ..data.images import Images, Pixels
 from ..data.sources import open_source
 from ..engine.job import Job, fitting
 from ..engine.pipeline import chunk_size
+from ..files import refuse_input
 from ..log import log
 from ..report.rivals import compare as compare_rivals
 from .blocks import CodedImages, CodeGroup
@@ -51,6 +52,7 @@ def compress(
     Gives images, unreadable, raw_bytes, archive_bytes, model_bytes, items_bytes, payload_bytes,
     ideal_bytes, bits_per_pixel, seconds, device, and psnr if measured. Raises CompressorError.
     """
+    refuse_input(Path(output), data, model)
     measure = measure or compare
     job = Job("compress", data, model, device)
     squared_error = elements = 0

@@ -13,7 +13,7 @@ from ..data.sinks import open_sink
 from ..engine.engine import Engine
 from ..engine.pipeline import in_order
 from ..errors import ArchiveError, DataError
-from ..files import refuse_existing
+from ..files import refuse_existing, refuse_input
 from ..log import log
 from ..model import Model
 from ..progress import Progress
@@ -49,6 +49,7 @@ def decompress(
     """
     started = time.monotonic()
     output = Path(output)
+    refuse_input(output, archive, model)
     if output.suffix in (".npy", ".parquet"):
         refuse_existing(output, force)
     opened = Archive.open(archive, None if model is None else Model.open(model))

@@ -172,7 +172,11 @@ class ArchiveWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._folder = self._partial / "archive"
         with output_errors(self.path):
-            self._ledger = self._resumed() if self._resume else Ledger(job=self._job)
+            if self._resume:
+                self._ledger = self._resumed()
+            else:
+                self._refuse_unfinished()
+                self._ledger = Ledger(job=self._job)
             self._discard_unless_resumable()
             if not self._ledger.parts:
                 for name in ("items", "blocks"):
@@ -266,6 +270,21 @@ class ArchiveWriter:
         refuse_irreplaceable(self.path, self._force, FORMAT)  # it may have come meanwhile
         replace_folder(self._folder, self.path)
         shutil.rmtree(self._partial)
+
+    def _refuse_unfinished(self) -> None:
+        """A job that was cut short may be hours of work."""
+        path = self._partial / "job.json"
+        if self._force or not path.exists():
+            return
+        try:
+            parts = Ledger.model_validate_json(path.read_bytes()).parts
+        except ValidationError:
+            return
+        if parts:
+            raise OutputError(
+                f"{self._partial} holds {sum(part.images for part in parts):,} images of a job "
+                "that was cut short; give --resume to go on with it, or --force to start anew"
+            )
 
     def _resumed(self) -> Ledger:
         """The ledger of the job that was cut short, or a new one if none was."""

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..data.images import Images, Pixels
 from ..data.npy import GrowingNpy
 from ..errors import ConfigError
-from ..files import atomic_file, refuse_existing
+from ..files import atomic_file, refuse_existing, refuse_input
 from .engine import Codes
 from .job import Job
 
@@ -38,6 +38,7 @@ def encode(
     output = Path(output)
     if output.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"-o {output}: codes are written as .npy or .parquet")
+    refuse_input(output, data, model)
     refuse_existing(output, force)
     job = Job("encode", data, model, device)
 

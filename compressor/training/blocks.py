@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from ..spec import DataSpec
 
-ActivationName = Literal[
-    "linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "silu"
-]
+ActivationName = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "silu"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "linear": nn.Identity,
@@ -22,7 +20,6 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
-    "softplus": nn.Softplus,
     "silu": nn.SiLU,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,8 @@ def _decode(source: Source, file: Path, record: Path) -> None:
                     )
                 out.write(group.pixels.tobytes())
                 count += len(group.pixels)
+        out.flush()
+        os.fsync(out.fileno())
     if first is None:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"no image in {source.location} can be read{reason}")

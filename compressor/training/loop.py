@@ -217,6 +217,9 @@ class Loop:
                     for name, tensor in self.model.state_dict().items()
                 }
             self._set_modes(phase)
+        else:  # a loss is looked at before its step: these weights have none yet
+            finite = all(bool(p.isfinite().all()) for p in self.model.parameters())
+            self._refuse_nan(0.0 if finite else math.nan, phase, "largest weight")
         rate = optimisers[0].param_groups[0]["lr"]
         state.log.append([state.step, round(state.seconds, 3), phase.name, loss, validation, rate])
         if fabric.is_global_zero:
@@ -280,7 +283,8 @@ class Loop:
         )
         raise TrainingError(
             f"the {what} became {value} at step {self.state.step} of phase {phase.name!r}; {kept}; "
-            f"train again with a lower learning_rate (it was {self.settings.learning_rate})"
+            "start anew with --force and a lower learning_rate "
+            f"(it was {self.settings.learning_rate})"
         )
 
     def _save_checkpoint(self, optimisers: Sequence[Any]) -> None:

@@ -26,7 +26,7 @@ from ..entropy.prior import Prior
 from ..errors import ConfigError, OutputError
 from ..export.graphs import export_graphs, score_names
 from ..export.parity import check_parity
-from ..files import output_errors, write_atomically
+from ..files import output_errors, refuse_input, write_atomically
 from ..log import log
 from ..model import (
     ModelManifest,
@@ -74,6 +74,7 @@ def train(
     """
     output = Path(output)
     started = time.monotonic()
+    refuse_input(output, data)
     refuse_model_output(output, force)
     found = find(plugin)
     plugin_class = load(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from compressor.export.portable import OPERATORS, OPSET
 from compressor.model import Model
 from compressor.plugin import Autoencoder, Code
 from compressor.spec import DataSpec
+from compressor.training.blocks import ActivationName, activation
 from compressor.verbs import export
 
 SPEC = DataSpec(height=28, width=28, channels=1)
@@ -143,7 +145,7 @@ def test_export_fails_loudly_without_parity(clothes: Pixels) -> None:
     with pytest.raises(ExportError, match="decoder: pixels differ from torch's by"):
         check_parity(plugin, steps, graphs, clothes[:8])
     plugin.f[0].weight.data *= 1.2  # type: ignore[operator,union-attr]
-    with pytest.raises(ExportError, match="encoder: .* codes differ"):
+    with pytest.raises(ExportError, match=r"encoder: .* codes differ"):
         check_parity(plugin, steps, graphs, clothes[:8])
 
 
@@ -164,6 +166,25 @@ def test_operators_that_do_not_run_everywhere_are_refused(
 ) -> None:
     with pytest.raises(ExportError, match=f"{operator}.* do not run everywhere"):
         graphs_of(plugin(SMALL, SPEC).eval())
+
+
+class EveryActivation(Undercomplete):
+    def __init__(self, config: UndercompleteConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        names = typing.get_args(ActivationName)
+        self.f = nn.Sequential(nn.Linear(784, 4), *[activation(name) for name in names])
+
+
+def test_every_activation_runs_everywhere(clothes: Pixels) -> None:
+    plugin = EveryActivation(SMALL, SPEC).eval()
+    check_parity(plugin, torch.full((4,), 0.1), graphs_of(plugin), clothes[:8])
+
+
+def test_a_model_that_has_diverged_is_not_exported(clothes: Pixels) -> None:
+    plugin = Undercomplete(SMALL, SPEC).eval()
+    plugin.f[0].weight.data.fill_(float("nan"))  # type: ignore[operator,union-attr]
+    with pytest.raises(ExportError, match="not finite"):
+        check_parity(plugin, torch.full((4,), 0.1), graphs_of(plugin), clothes[:8])
 
 
 def test_the_graphs_alone_can_be_had_in_half_the_bytes(
