@@ -825,6 +825,9 @@ def test_a_full_disk_while_calibrating_leaves_the_model_as_it_was(
     disk = small_disk(size * 3 // 2 // 1024)
     shutil.copytree(model, disk / "m")
     np.save(tmp_path / "images.npy", clothes[:50])
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
     before = tree(disk)
     ran = run("calibrate", disk / "m", tmp_path / "images.npy")
     assert ran.code == 1 and "the disk is full" in ran.error

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..entropy.prior import Prior
 from ..errors import DataError, OutputError
 from ..files import output_errors, refuse_irreplaceable, replace_folder, sync, write_atomically
-from ..model import FileEntry, Model
+from ..model import DECODING, FileEntry, Model
 from .blocks import (
     HEADER_SIZE,
     PER_PART,
@@ -169,6 +169,8 @@ class ArchiveWriter:
 
     def __enter__(self) -> ArchiveWriter:
         refuse_irreplaceable(self.path, self._force, FORMAT)
+        for name in DECODING:  # found damaged now and not when everything is coded
+            self._model.read(name)
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._folder = self._partial / "archive"
         with output_errors(self.path):
@@ -294,17 +296,17 @@ class ArchiveWriter:
         except FileNotFoundError:
             return Ledger(job=self._job)
         except ValidationError as error:
-            raise OutputError(f"{path} is damaged; run the command without --resume") from error
+            raise OutputError(f"{path} is damaged; start anew with --force instead of --resume") from error
         differing = {key for key, _ in ledger.job.items() ^ self._job.items()}
         if differing:
             raise OutputError(
                 f"cannot resume {self.path}: the job that was cut short had another "
-                f"{', '.join(sorted(differing))}; run the command without --resume"
+                f"{', '.join(sorted(differing))}; start anew with --force instead of --resume"
             )
         for name, entry in ledger.files.items():
             file = self._folder / name
             if not file.is_file() or file.stat().st_size != entry.size:
-                raise OutputError(f"{file} is damaged; run the command without --resume")
+                raise OutputError(f"{file} is damaged; start anew with --force instead of --resume")
         for file in self._folder.glob("*/*"):
             if file.relative_to(self._folder).as_posix() not in ledger.files:
                 file.unlink()

@@ -228,17 +228,19 @@ def test_a_job_killed_after_the_rename_is_done(tmp_path, mixed, model, write):
     assert not (tmp_path / ".a.partial").exists()
 
 
-def test_without_resume_a_left_over_job_starts_again(
+def test_without_resume_a_left_over_job_is_refused_and_with_force_starts_again(
     tmp_path, mixed, write, model, chunks, small_parts
 ):
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="another")
-    write(tmp_path / "a", mixed)
+    with pytest.raises(OutputError, match="cut short; give --resume to go on with it, or --force"):
+        write(tmp_path / "a", mixed)
+    write(tmp_path / "a", mixed, force=True)
     assert verify_archive(tmp_path / "a") == []
 
 
 def test_another_job_is_not_resumed(tmp_path, mixed, write, model, chunks, small_parts):
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="another")
-    with pytest.raises(OutputError, match="had another source; run the command without --resume"):
+    with pytest.raises(OutputError, match="had another source; start anew with --force instead of --resume"):
         write(tmp_path / "a", mixed, resume=True)
     with pytest.raises(OutputError, match="another embed, source"):
         write(tmp_path / "a", mixed, resume=True, embed=False)
