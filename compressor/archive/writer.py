@@ -296,7 +296,9 @@ class ArchiveWriter:
         except FileNotFoundError:
             return Ledger(job=self._job)
         except ValidationError as error:
-            raise OutputError(f"{path} is damaged; start anew with --force instead of --resume") from error
+            raise OutputError(
+                f"{path} is damaged; start anew with --force instead of --resume"
+            ) from error
         differing = {key for key, _ in ledger.job.items() ^ self._job.items()}
         if differing:
             raise OutputError(

@@ -240,7 +240,9 @@ def test_without_resume_a_left_over_job_is_refused_and_with_force_starts_again(
 
 def test_another_job_is_not_resumed(tmp_path, mixed, write, model, chunks, small_parts):
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="another")
-    with pytest.raises(OutputError, match="had another source; start anew with --force instead of --resume"):
+    with pytest.raises(
+        OutputError, match="had another source; start anew with --force instead of --resume"
+    ):
         write(tmp_path / "a", mixed, resume=True)
     with pytest.raises(OutputError, match="another embed, source"):
         write(tmp_path / "a", mixed, resume=True, embed=False)
@@ -253,10 +255,10 @@ def test_a_left_over_job_that_was_damaged_is_not_resumed(
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="test")
     frames = tmp_path / ".a.partial" / "archive" / "blocks" / "part-00000.bin"
     frames.write_bytes(frames.read_bytes()[:-1])
-    with pytest.raises(OutputError, match=r"part-00000.bin is damaged; run .* without --resume"):
+    with pytest.raises(OutputError, match=r"part-00000.bin is damaged; start anew with --force"):
         write(tmp_path / "a", mixed, resume=True)
     (tmp_path / ".a.partial" / "job.json").write_text("{")
-    with pytest.raises(OutputError, match=r"job.json is damaged; run .* without --resume"):
+    with pytest.raises(OutputError, match=r"job.json is damaged; start anew with --force"):
         write(tmp_path / "a", mixed, resume=True)
 
 
