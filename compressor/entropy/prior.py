@@ -118,12 +118,12 @@ class Prior:
         return float(counts @ bits)
 
     @cached_property
-    def _bits_of_symbols(self) -> tuple[Integers, npt.NDArray[np.float64]]:
+    def _bits_of_symbols(self) -> tuple[Codes, npt.NDArray[np.float64]]:
         """Where each table starts in an array of the bits of all symbols of all tables."""
         ends = np.cumsum(self.sizes, dtype=np.int64)
         bits = -np.log2(np.concatenate([table.frequencies for table in self.tables]) / TOTAL)
         bits[ends - 1] += ESCAPE_BITS
-        return ends - self.sizes, bits
+        return (ends - self.sizes).astype(np.int32), bits
 
     def escapes(self, codes: Codes) -> int:
         """How many elements of codes (N, *shape) lie outside the range of their table."""
