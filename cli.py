@@ -399,7 +399,11 @@ def main() -> None:
     except CompressorError as error:
         _fail(str(error), USAGE if isinstance(error, ConfigError) else FAILED)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was left under the output's name", FAILED)
+        _fail(
+            "interrupted; nothing was left under the output's name, train and compress go on with "
+            "--resume",
+            FAILED,
+        )
     except BrokenPipeError:
         sys.exit(FAILED)
     except MemoryError:

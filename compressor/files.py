@@ -86,6 +86,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder, and so on the same file system, that no reader looks at."""
+    path = path.absolute()  # the name of "." is empty
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
@@ -129,6 +130,7 @@ def replace_folder(new: Path, path: Path) -> None:
     for entry in new.rglob("*"):
         sync(entry)
     sync(new)
+    path = path.absolute()
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if os.path.lexists(path):
         path.rename(old)

@@ -25,8 +25,7 @@ def calibration_scores(
 ) -> dict[str, Scores]:
     """Every score of the images ``pixels[indices]``, float64."""
     pieces = [
-        engine.score(pixels[indices[start : start + 1024]])
-        for start in range(0, len(indices), 1024)
+        engine.score(pixels[indices[start : start + 256]]) for start in range(0, len(indices), 256)
     ]
     names = [name for name in (pieces[0] if pieces else ()) if name != "error_map"]
     return {name: np.concatenate([p[name] for p in pieces]).astype(np.float64) for name in names}

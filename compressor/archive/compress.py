@@ -13,7 +13,6 @@ import numpy as np
 from ..data.images import Images, Pixels
 from ..data.sources import open_source
 from ..engine.job import Job, fitting
-from ..engine.pipeline import chunk_size
 from ..files import refuse_input
 from ..log import log
 from ..report.rivals import compare as compare_rivals
@@ -71,7 +70,7 @@ def compress(
 
     identity = {
         "source": job.source.fingerprint(),
-        "images in a chunk": str(chunk_size(job.model.spec)),
+        "images in a chunk": str(job.chunk),
     }
     with ArchiveWriter(
         Path(output), job.model, identity, force=force, resume=resume, embed=embed
@@ -122,6 +121,6 @@ def _psnr(squared_error: int, elements: int) -> float | None:
 
 def _pixels(job: Job, data: str | Path | Pixels) -> Iterator[Pixels]:
     """The images that went into the archive, read again."""
-    for chunk in open_source(data).chunks(chunk_size(job.model.spec)):
+    for chunk in open_source(data).chunks(job.chunk):
         for group in fitting(chunk.load(), job.model.spec).groups:
             yield from group.pixels

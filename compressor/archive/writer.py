@@ -144,7 +144,7 @@ class ArchiveWriter:
         resume: bool = False,
         embed: bool = True,
     ) -> None:
-        self.path = path
+        self.path = path.absolute()
         self._model = model
         self._job = {**job, "model": model.digest, "embed": str(embed)}
         self._force = force

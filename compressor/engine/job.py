@@ -23,7 +23,8 @@ Result = TypeVar("Result")
 class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
 
-    images: how many went through so far; unreadable: (name, reason) of the others.
+    chunk: images that go through together; images: how many went through so far; unreadable:
+    (name, reason) of the others.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Job:
         self.model = Model.open(model)
         self.source = open_source(data)
         self.engine = Engine(self.model.read, device)
+        self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable: list[tuple[str, str]] = []
         log.info("device: %s (%s)", self.engine.device.name, self.engine.device.reason)
@@ -50,7 +52,7 @@ class Job:
             images = fitting(chunk.load(), self.model.spec)
             return images, work(images)
 
-        chunks = self.source.chunks(chunk_size(self.model.spec), start)
+        chunks = self.source.chunks(self.chunk, start)
         with Progress(self._verb, self.source.count(), shown=progress) as bar:
             for images, result in in_order(load_and_work, chunks):
                 for position, reason in sorted(images.unreadable.items()):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ..data.images import Source
 from ..spec import DataSpec
 
 Item = TypeVar("Item")
@@ -31,9 +32,14 @@ def worker_count() -> int:
     return os.cpu_count() or 1
 
 
-def chunk_size(spec: DataSpec) -> int:
-    """Images in a chunk: at most 256, and at most 64 MiB at the size the model was trained on."""
-    return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // spec.elements))
+def chunk_size(spec: DataSpec, source: Source) -> int:
+    """Images in a chunk: at most 256, and at most 64 MiB if they are like the first one."""
+    elements = spec.elements
+    if spec.stride is not None:  # any size: ask the data
+        first = next(iter(source.chunks(1)), None)
+        for group in first.load().groups if first else ():
+            elements = max(elements, group.pixels[0].size)
+    return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // elements))
 
 
 def in_order(

@@ -88,7 +88,10 @@ def export_graphs(model: Autoencoder, steps: Tensor) -> dict[str, onnx.ModelProt
     """
     model.eval()
     spec, stride = model.spec, model.stride
-    image = torch.randint(0, 256, (2, *spec.shape), dtype=torch.uint8)
+    height, width = spec.height, spec.width
+    if stride is not None:  # torch.export takes an axis of length one for a constant
+        height, width = max(height, 2 * stride), max(width, 2 * stride)
+    image = torch.randint(0, 256, (2, height, width, spec.channels), dtype=torch.uint8)
     encoder = Encoder(model, steps)
     with torch.no_grad():
         code = encoder(image)

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from ..engine.engine import batch_size
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
 from ..plugin import Autoencoder, Phase
@@ -36,7 +37,6 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": lambda parameters, **settings: torch.optim.SGD(parameters, momentum=0.9, **settings),
 }
-EVALUATION_BATCH = 256
 MAX_STEPS_BETWEEN_EVALUATIONS = 500
 
 
@@ -230,8 +230,9 @@ class Loop:
     def _validation_loss(self, fabric: Fabric, objective: Any, player: int) -> float:
         self.model.eval()
         total = 0.0
-        for start in range(0, len(self.split.validation), EVALUATION_BATCH):
-            indices = self.split.validation[start : start + EVALUATION_BATCH]
+        size = batch_size(self.images.spec.height, self.images.spec.width)
+        for start in range(0, len(self.split.validation), size):
+            indices = self.split.validation[start : start + size]
             loss, _ = objective(self._to_device(fabric, indices), self.state.phase, player)
             total += loss.item() * len(indices)
         return total / len(self.split.validation)

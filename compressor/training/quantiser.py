@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..engine.engine import batch_size
 from ..plugin import Autoencoder
 from .likelihood import LIKELIHOODS
 
@@ -85,14 +86,20 @@ def _sensitivity(model: Autoencoder, code: Tensor) -> Tensor:
 @torch.no_grad()
 def model_code(model: Autoencoder, x: Tensor) -> Tensor:
     """f(x), unrounded, in pieces that fit memory."""
-    return torch.cat([model.encode(piece).mean for piece in torch.split(x, 256)])
+    return torch.cat(
+        [model.encode(piece).mean for piece in torch.split(x, batch_size(*x.shape[2:]))]
+    )
 
 
 @torch.no_grad()
 def squared_error(model: Autoencoder, x: Tensor, code: Tensor) -> float:
     """The mean squared error of clipped pixels in [0, 1]."""
     total = 0.0
-    for piece, its_code in zip(torch.split(x, 256), torch.split(code, 256), strict=True):
+    for piece, its_code in zip(
+        torch.split(x, batch_size(*x.shape[2:])),
+        torch.split(code, batch_size(*x.shape[2:])),
+        strict=True,
+    ):
         total += (_pixels(model, its_code) - piece).square().sum().item()
     return total / x.numel()
 

@@ -47,7 +47,8 @@ from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
 from .quantiser import choose_steps, round_weights
 from .settings import TrainingSettings, split_settings
 
-PROBE = 1024  # images on which rounding is judged
+PROBE_PIXELS = 2**20  # of the images on which rounding is judged, 1,024 of them at most
+PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
 GOLDEN = 5
 
 
@@ -142,7 +143,8 @@ def bundle(
     """
     torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
     held_out = split.validation if len(split.validation) else split.training
-    probe = _to_x(images.pixels[held_out[:PROBE]])
+    pixels = images.spec.height * images.spec.width
+    probe = _to_x(images.pixels[held_out[: max(8, min(1024, PROBE_PIXELS // pixels))]])
     weight_bits = round_weights(model, probe)
     steps = choose_steps(model, probe, training.rounding_loss)
     files = {
@@ -202,11 +204,15 @@ def golden_bytes(engine: Engine, pixels: Pixels) -> bytes:
 
 
 def _codes(engine: Engine, images: TrainingImages, indices: Any) -> npt.NDArray[np.int32]:
-    pieces = [engine.encode(images.pixels[piece]) for piece in _pieces(indices)]
-    return np.concatenate(pieces)
+    """Codes of ``indices``, or of as many, evenly spaced, as PRIOR_ELEMENTS allows."""
+    (first,) = engine.encode(images.pixels[indices[:1]])
+    every = -(-len(indices) * first.size // PRIOR_ELEMENTS)
+    return np.concatenate(
+        [engine.encode(images.pixels[piece]) for piece in _pieces(indices[::every])]
+    )
 
 
-def _pieces(indices: Any, size: int = 1024) -> list[Any]:
+def _pieces(indices: Any, size: int = 256) -> list[Any]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
@@ -235,6 +241,7 @@ def _training_folder(
     It goes when the body ends, but for an error with a checkpoint to resume from. Raises
     ConfigError or OutputError if what stands there is not for this job.
     """
+    output = output.absolute()
     folder = output.with_name(f"{output.name}.training")
     record = folder / "job.json"
     if folder.exists() and resume:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from compressor.data.images import Pixels
+from compressor.data.sources import open_source
 from compressor.engine import providers
 from compressor.engine.engine import Engine, batch_size
-from compressor.engine.pipeline import AHEAD, in_order
+from compressor.engine.pipeline import AHEAD, CHUNK_BYTES, chunk_size, in_order
 from compressor.engine.providers import choose_device
 from compressor.errors import DeviceError
 from compressor.model import Model
@@ -57,6 +58,13 @@ def test_every_batch_that_reaches_the_runtime_has_the_same_size(
     engine._sessions["encoder"] = Watched()
     assert len(engine.encode(clothes[:150])) == 150
     assert set(seen) == {batch_size(28, 28)} == {64}
+
+
+def test_chunks_of_images_larger_than_those_trained_on_hold_fewer(model: Path) -> None:
+    spec = Model.open(model).spec
+    large = open_source(np.zeros((3, 2048, 2048, 1), np.uint8))
+    assert chunk_size(spec, large) == CHUNK_BYTES // 2048**2 == 16
+    assert chunk_size(spec, open_source(np.zeros((3, 28, 28, 1), np.uint8))) == 256
 
 
 def test_batches_of_large_images_are_small() -> None:
