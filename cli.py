@@ -175,6 +175,7 @@ def encode(data: str, model: str, output: str, device: str, force: bool, as_json
 @click.argument("data")
 @model_option
 @output_option("The archive: a new folder.")
+@click.option("--no-embed", is_flag=True, help="Leave the model out; decompress with -m MODEL.")
 @device
 @click.option("--measure", is_flag=True, help="Decode too, and report PSNR.")
 @click.option(
@@ -190,6 +191,7 @@ def compress(
     device: str,
     measure: bool,
     compare: bool,
+    no_embed: bool,
     resume: bool,
     force: bool,
     as_json: bool,
@@ -204,6 +206,7 @@ def compress(
         device=device,
         measure=measure,
         compare=compare,
+        embed=not no_embed,
         resume=resume,
         force=force,
         progress=True,
