@@ -318,12 +318,13 @@ def inspect(path: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("path")
+@click.option("-m", "--model", metavar="MODEL", help="The model of an archive made without it.")
 @as_json
-def verify(path: str, as_json: bool) -> None:
+def verify(path: str, model: str | None, as_json: bool) -> None:
     """Check every hash and checksum of a model or an archive, and decode every block."""
     from compressor import verbs
 
-    summary = verbs.verify(path)
+    summary = verbs.verify(path, model)
     _finish(summary, as_json, 0 if summary["ok"] else FAILED)
 
 

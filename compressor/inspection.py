@@ -23,8 +23,11 @@ def inspect(path: str | Path) -> dict[str, Any]:
     return {"kind": kind, **_describe_results(path)}
 
 
-def verify(path: str | Path) -> dict[str, Any]:
-    """Checks every byte of a model or an archive: ``ok``, and ``problems`` in sentences."""
+def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
+    """Checks every byte of a model or an archive: ``ok``, and ``problems`` in sentences.
+
+    ``model``: the one that made an archive, where that has none inside.
+    """
     path = Path(path)
     kind = _kind(path)
     if kind == "model":
@@ -32,7 +35,9 @@ def verify(path: str | Path) -> dict[str, Any]:
     elif kind == "archive":
         from .archive.verify import verify_archive
 
-        problems = verify_archive(path)
+        from .model import Model
+
+        problems = verify_archive(path, None if model is None else Model.open(model))
     else:
         raise DataError(f"{path} is neither a model nor an archive; verify knows no other")
     return {"kind": kind, "path": str(path), "ok": not problems, "problems": problems}

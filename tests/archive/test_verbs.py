@@ -252,6 +252,7 @@ def test_an_archive_without_its_model_asks_for_it(
     assert not (tmp_path / "a" / "model").exists()
     with pytest.raises(ArchiveError, match=r"has no model inside; give the model"):
         decompress(tmp_path / "a", tmp_path / "out.npy")
+    assert not verify(tmp_path / "a")["ok"] and verify(tmp_path / "a", dense_model)["ok"]
     decompress(tmp_path / "a", tmp_path / "out.npy", model=dense_model)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), rebuilt[:600, :, :, 0])
     decompress(tmp_path / "a", tmp_path / "inside.npy", model=archive / "model")
