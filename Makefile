@@ -13,7 +13,7 @@ demo: $(VENV)/installed-bench
 	$(BIN)/python examples/demo.py demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

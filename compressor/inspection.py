@@ -34,7 +34,6 @@ def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
         problems = _verify_model(path)
     elif kind == "archive":
         from .archive.verify import verify_archive
-
         from .model import Model
 
         problems = verify_archive(path, None if model is None else Model.open(model))
