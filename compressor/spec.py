@@ -1,15 +1,19 @@
-"""What data look like on both sides of an autoencoder: frozen, JSON both ways."""
+"""What data look like on both sides of an autoencoder: frozen, JSON both ways.
+
+Images are uint8 (H, W, C); vectors are float32 (D,). ``kind`` is also what the graphs call their
+input and the decoder's output.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .errors import UnreadableImage
 
 
-class DataSpec(BaseModel):
+class ImageSpec(BaseModel):
     """The images a model takes: uint8, (height, width, channels).
 
     ``height`` and ``width`` are the size it was trained on. A fully convolutional model has a
@@ -27,6 +31,7 @@ class DataSpec(BaseModel):
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Of one image as it is stored."""
         return self.height, self.width, self.channels
 
     @property
@@ -35,7 +40,9 @@ class DataSpec(BaseModel):
         return self.height * self.width * self.channels
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises UnreadableImage, with the reason alone, unless an image of ``shape`` fits."""
+        """Raises UnreadableImage, with the reason alone, unless an input of ``shape`` fits."""
+        if len(shape) != 3:
+            raise UnreadableImage("is a vector, the model takes images")
         height, width, channels = shape
         if channels != self.channels:
             raise UnreadableImage(f"has {channels} channels, the model takes {self.channels}")
@@ -50,8 +57,52 @@ class DataSpec(BaseModel):
             )
 
 
+class VectorSpec(BaseModel):
+    """The vectors a model takes: float32, (length,).
+
+    The graphs work on (value - mean) / scale, ``mean`` and ``scale`` having one number a column,
+    and give values back in the data's own units. ``columns`` names them, where they have names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["vector"] = "vector"
+    length: int = Field(ge=1)
+    mean: tuple[float, ...]
+    scale: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    columns: tuple[str, ...] | None = None
+    stride: None = None
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> VectorSpec:
+        for numbers in (self.mean, self.scale, self.columns):
+            if numbers is not None and len(numbers) != self.length:
+                raise ValueError(f"mean, scale and columns must have {self.length} entries")
+        return self
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of one vector."""
+        return (self.length,)
+
+    @property
+    def elements(self) -> int:
+        """Numbers in one vector."""
+        return self.length
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises UnreadableImage, with the reason alone, unless an input of ``shape`` fits."""
+        if len(shape) != 1:
+            raise UnreadableImage("is an image, the model takes vectors")
+        if shape != self.shape:
+            raise UnreadableImage(f"has {shape[0]} numbers, the model takes {self.length}")
+
+
+DataSpec = Annotated[ImageSpec | VectorSpec, Field(discriminator="kind")]
+
+
 class CodeSpec(BaseModel):
-    """The code of one image: integers of ``shape``, (K,) or (channels, height, width).
+    """The code of one input: integers of ``shape``, (K,) or (channels, height, width).
 
     ``shape`` belongs to an image of the size trained on; ``stride`` is DataSpec's.
     """

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..data.images import Pixels, Source
 from ..errors import DataError
 from ..files import write_atomically
-from ..spec import DataSpec
+from ..spec import DataSpec, ImageSpec
 
 Indices = npt.NDArray[np.int64]
 MAX_HELD_OUT = 10_000  # images in the validation split, and in the calibration split
@@ -59,7 +59,7 @@ def load_images(source: Source, folder: Path) -> TrainingImages:
     if not record.exists():
         _decode(source, file, record)
     told = json.loads(record.read_text())
-    spec = DataSpec.model_validate(told["spec"])
+    spec = ImageSpec.model_validate(told["spec"])
     return TrainingImages(file, told["count"], spec, [(n, r) for n, r in told["unreadable"]])
 
 

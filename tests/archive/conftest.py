@@ -9,7 +9,7 @@ from compressor.archive.blocks import CodedImages, CodeGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.entropy.prior import Prior
 from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
-from compressor.spec import CodeSpec, DataSpec
+from compressor.spec import CodeSpec, ImageSpec
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"
 Pixels = npt.NDArray[np.uint8]
@@ -44,7 +44,7 @@ def make_model(folder: Path, codes: npt.NDArray[np.int32], decoder: bytes) -> Mo
     manifest = ModelManifest(
         plugin=PluginEntry(name="coarse", distribution="tests", version="1"),
         config={"cell": 7},
-        data=DataSpec(height=28, width=28, channels=1, stride=7),
+        data=ImageSpec(height=28, width=28, channels=1, stride=7),
         code=CodeSpec(shape=codes.shape[1:], stride=7),
         files=file_entries(contents),
     )

@@ -24,11 +24,11 @@ from compressor.export.parity import check_parity
 from compressor.export.portable import OPERATORS, OPSET
 from compressor.model import Model
 from compressor.plugin import Autoencoder, Code
-from compressor.spec import DataSpec
+from compressor.spec import DataSpec, ImageSpec
 from compressor.training.blocks import ActivationName, activation
 from compressor.verbs import export
 
-SPEC = DataSpec(height=28, width=28, channels=1)
+SPEC = ImageSpec(height=28, width=28, channels=1)
 GRAPHS = ("encoder", "decoder", "scorer")
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from compressor.errors import ConfigError, DataError, TrainingError
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
-from compressor.spec import DataSpec
+from compressor.spec import DataSpec, ImageSpec
 from compressor.training.images import BatchOrder, Split, TrainingImages, split_images
 from compressor.training.loop import CHECKPOINT, Budget, Loop, State
 from compressor.training.objective import make_pass
 from compressor.training.settings import TrainingSettings, split_settings
 
-SPEC = DataSpec(height=28, width=28, channels=1)
+SPEC = ImageSpec(height=28, width=28, channels=1)
 SETTINGS = TrainingSettings(batch_size=32, evaluate_every=5, learning_rate=0.01)
 SMALL = UndercompleteConfig(network="dense", hidden=[16], latent=4)
 
