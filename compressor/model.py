@@ -83,6 +83,7 @@ class ModelManifest(BaseModel):
     data: DataSpec
     code: CodeSpec
     scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map; the first is default
+    generative: bool = False  # whether codes z ~ N(0, I) decode to samples
     training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
     quantiser: dict[str, Any] = {}  # steps, and how often validation codes left the tables' range
     parity: dict[str, Any] = {}  # the largest differences between torch and the graphs

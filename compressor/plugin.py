@@ -11,9 +11,8 @@ and, if it wants, how its input is corrupted and what its penalty is. A plugin i
 
         def __init__(self, config: Config, spec: DataSpec) -> None:
             super().__init__(config, spec)
-            size = spec.height * spec.width * spec.channels
-            self.f = nn.Linear(size, config.latent)
-            self.g = nn.Sequential(nn.Linear(config.latent, size), AsImage(spec))
+            self.f = nn.Linear(spec.elements, config.latent)
+            self.g = nn.Sequential(nn.Linear(config.latent, spec.elements), Shaped(spec))
 
         def encode(self, x):
             return Code(self.f(x.flatten(1)))
@@ -26,12 +25,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .spec import DataSpec
+from .training.channel import through
+from .training.likelihood import LIKELIHOODS
 
 CONTRACT = 1  # the version of what stands here; a plugin of another version is refused
 
@@ -59,22 +61,47 @@ class Code:
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
 class Pass:
-    """One forward pass as the core made it; what penalties, losses and scores read.
+    """One forward pass; what penalties, losses and scores read.
 
-    x: the clean input; seen: what the encoder saw (corrupted in training); z: the code after the
-    channel between f and g; out: what the decoder gave; pixels: out as pixels, unclipped;
-    distortion: (N,), the likelihood's loss summed over an input's elements.
+    Each part is made when it is first read, so a loss that reads no reconstruction pays for none.
+    The input is corrupted, and a Gaussian code sampled, where ``model`` is in training mode.
     """
 
-    x: Tensor
-    seen: Tensor
-    code: Code
-    z: Tensor
-    out: Tensor
-    pixels: Tensor
-    distortion: Tensor
+    def __init__(self, model: Autoencoder, x: Tensor) -> None:
+        self.model = model
+        self.x = x  # the clean input
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """What the encoder sees: x~."""
+        return self.model.corrupt(self.x) if self.model.training else self.x
+
+    @cached_property
+    def code(self) -> Code:
+        """f(x~)."""
+        return self.model.encode(self.seen)
+
+    @cached_property
+    def z(self) -> Tensor:
+        """The code behind the channel between f and g."""
+        return through(self.code.mean, self.code.scale if self.model.training else None)
+
+    @cached_property
+    def out(self) -> Tensor:
+        """What the decoder gives."""
+        return self.model.decode(self.z)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """x^, like x, unclipped."""
+        return LIKELIHOODS[self.model.likelihood].pixels(self.out)
+
+    @cached_property
+    def distortion(self) -> Tensor:
+        """J(x, x^), (N,): the likelihood's loss summed over an input's elements."""
+        losses = LIKELIHOODS[self.model.likelihood].distortion(self.x, self.out)
+        return losses.flatten(1).sum(1)
 
 
 Loss = Callable[[Pass], Mapping[str, Tensor]]
@@ -86,38 +113,43 @@ class Player:
 
     loss: a function of the pass that gives named scalars, whose sum is minimised; None for the
     template's objective: mean distortion plus the plugin's penalties. learning_rate: a factor on
-    the training setting.
+    the training setting. momentum: the optimiser's (Adam's beta 1).
     """
 
     name: str
     modules: Sequence[nn.Module]
     loss: Loss | None = None
     learning_rate: float = 1.0
+    momentum: float = 0.9
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: its players step in turn on every batch.
+    """A stretch of training: its players step in turn on every batch, or together.
 
     share: the part of all steps, or of all time, that it gets, relative to the other phases'.
-    Modules that no player of the phase has are frozen, batch statistics included.
+    together: every player's gradient is taken before any of them steps. Modules that no player of
+    the phase has are frozen, batch statistics included.
     """
 
     name: str
     players: Sequence[Player]
     share: float = 1.0
+    together: bool = False
 
 
 class Autoencoder(nn.Module):
     """f and g. Subclasses set Config and fill in encode and decode.
 
-    x is float32 (N, C, H, W) in [0, 1]; z is float32 (N, *code_shape).
+    x is float32: images (N, C, H, W) in [0, 1], or vectors (N, D), standardised; z is float32
+    (N, *code_shape).
     """
 
     Config: ClassVar[type[PluginConfig]]
     contract: ClassVar[int] = CONTRACT
     likelihood: str = "square"  # how decode's output becomes pixels: training/likelihood.py
     stride: int | None = None  # of a fully convolutional pair; None for one fixed input size
+    generative: bool = False  # whether z ~ N(0, I) decodes to samples
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -129,7 +161,7 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
-        """g: (N, *code_shape) to (N, C, H, W), before the likelihood's output function."""
+        """g: z to the shape of x, before the likelihood's output function."""
         raise NotImplementedError
 
     def corrupt(self, x: Tensor) -> Tensor:

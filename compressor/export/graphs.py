@@ -1,21 +1,27 @@
-"""A trained autoencoder as three ONNX graphs with everything between uint8 and uint8 inside."""
+"""A trained autoencoder as three ONNX graphs with everything between data and codes inside.
+
+Inputs are as the data are stored: uint8 images (N, H, W, C) or float32 vectors (N, D); ``kind``
+of the model's DataSpec names them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
+from ..spec import ImageSpec
 from ..training.likelihood import LIKELIHOODS
-from ..training.objective import make_pass
+from ..training.normalisation import Normalisation, example
 from .portable import OPSET, clean, refuse_unportable
 
 CODE_LIMIT = 2**24  # float32 counts integers without gaps up to here
@@ -23,59 +29,95 @@ SCORES = ("l2",)  # of every model; a plugin's own come behind
 
 
 class Encoder(nn.Module):
-    """image uint8 (N, H, W, C) -> code int32 (N, *code_shape): round(f(x) / step)."""
+    """data (N, *spec.shape) -> code int32 (N, *code_shape): round(f(x) / step)."""
 
     inverse: Tensor
 
     def __init__(self, model: Autoencoder, steps: Tensor) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.normalisation = model, Normalisation(model.spec)
         self.register_buffer("inverse", 1 / steps)
 
-    def forward(self, image: Tensor) -> Tensor:
-        scaled = self.model.encode(_to_x(image)).mean * self.inverse
-        return _round(scaled).clamp(-CODE_LIMIT, CODE_LIMIT).to(torch.int32)
+    def scaled(self, data: Tensor) -> Tensor:
+        """f(x) / step, before it is rounded."""
+        return self.model.encode(self.normalisation(data)).mean * self.inverse
+
+    def forward(self, data: Tensor) -> Tensor:
+        # Half up, since runtimes disagree about Round at halves.
+        code = torch.floor(self.scaled(data) + 0.5)
+        return code.clamp(-CODE_LIMIT, CODE_LIMIT).to(torch.int32)
 
 
 class Decoder(nn.Module):
-    """code int32 (N, *code_shape) -> image uint8 (N, H, W, C)."""
+    """code int32 (N, *code_shape) -> data (N, *spec.shape)."""
 
     steps: Tensor
 
     def __init__(self, model: Autoencoder, steps: Tensor) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.normalisation = model, Normalisation(model.spec)
         self.register_buffer("steps", steps)
 
     def forward(self, code: Tensor) -> Tensor:
         out = self.model.decode(code.float() * self.steps)
-        pixels = LIKELIHOODS[self.model.likelihood].pixels(out)
-        return _round(pixels * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return self.normalisation.stored(LIKELIHOODS[self.model.likelihood].pixels(out))
 
 
 class Scorer(nn.Module):
-    """image uint8 (N, H, W, C) -> each score (N,), then error_map (N, H, W); raw, unclamped.
+    """data (N, *spec.shape) -> each score (N,), then error_map (N, H, W) or (N, D); raw, unclamped.
 
-    l2 is the mean squared error over the elements of an image in [0, 1], from the code before
-    rounding and the output before clipping; error_map is the same, a mean over channels alone.
+    l2 is the mean squared error over the elements of x, from the code before rounding and the
+    output before clipping; error_map is the same, a mean over an image's channels alone.
     """
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.normalisation = model, Normalisation(model.spec)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        passed = make_pass(self.model, _to_x(image))
+    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
+        passed = Pass(self.model, self.normalisation(data))
         error = (passed.x - passed.pixels).square()
         further = self.model.scores(passed).values()
-        return error.mean((1, 2, 3)), *further, error.mean(1)
+        error_map = error.mean(1) if error.ndim == 4 else error
+        return error.mean(tuple(range(1, error.ndim))), *further, error_map
+
+
+class Affine(nn.Module):
+    """What a batch normalisation is in eval mode, in operators that run everywhere."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        factor = (norm.running_var + norm.eps).rsqrt()
+        offset = -norm.running_mean * factor
+        if norm.affine:
+            factor, offset = factor * norm.weight, offset * norm.weight + norm.bias
+        self.register_buffer("factor", factor.detach())
+        self.register_buffer("offset", offset.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * self.factor.reshape(shape) + self.offset.reshape(shape)
+
+
+def without_batch_norm(model: Autoencoder) -> Autoencoder:
+    """A copy for export, with an Affine for every batch normalisation that keeps statistics."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.track_running_stats:
+                setattr(module, name, Affine(child))
+    return model
 
 
 def score_names(model: Autoencoder) -> tuple[str, ...]:
     """The names of the scorer's outputs, error_map apart."""
-    x = torch.rand(2, model.spec.channels, model.spec.height, model.spec.width)
+    x = Normalisation(model.spec)(example(model.spec, 2))
     with torch.no_grad():
-        further = model.scores(make_pass(model, x))
+        further = model.scores(Pass(model, x))
     if clash := {*SCORES, "error_map"} & further.keys():
         raise ExportError(f"the plugin calls a score {clash.pop()!r}, a name of the core")
     return (*SCORES, *further)
@@ -87,55 +129,35 @@ def export_graphs(model: Autoencoder, steps: Tensor) -> dict[str, onnx.ModelProt
     Raises ExportError if a graph cannot be exported or would not run everywhere.
     """
     model.eval()
+    scores = score_names(model)
+    model = without_batch_norm(model)
     spec, stride = model.spec, model.stride
-    height, width = spec.height, spec.width
-    if stride is not None:  # torch.export takes an axis of length one for a constant
-        height, width = max(height, 2 * stride), max(width, 2 * stride)
-    image = torch.randint(0, 256, (2, height, width, spec.channels), dtype=torch.uint8)
+    if isinstance(spec, ImageSpec) and stride is not None:
+        # torch.export takes an axis of length one for a constant
+        size = {"height": max(spec.height, 2 * stride), "width": max(spec.width, 2 * stride)}
+        spec = spec.model_copy(update=size)
+    data = example(spec, 2)
     encoder = Encoder(model, steps)
     with torch.no_grad():
-        code = encoder(image)
+        code = encoder(data)
     batch = torch.export.Dim("N", min=1)
-    image_dims: dict[int, object] = {0: batch}
+    data_dims: dict[int, object] = {0: batch}
     code_dims: dict[int, object] = {0: batch}
     code_axes = [f"code_{axis}" for axis in range(1, code.ndim)]
     if stride is not None:
         h, w = (torch.export.Dim(name, min=1) for name in ("h", "w"))
-        image_dims |= {1: stride * h, 2: stride * w} if stride > 1 else {1: h, 2: w}
+        data_dims |= {1: stride * h, 2: stride * w} if stride > 1 else {1: h, 2: w}
         code_dims |= {2: h, 3: w}
         code_axes = ["code_1", "h", "w"]
-    size = ["N", "H", "W", "C"]
-    scores = score_names(model)
+    data_axes = ["N", "H", "W", "C"] if isinstance(spec, ImageSpec) else ["N", "D"]
+    taken = {str(spec.kind): data_axes}
+    coded = {"code": ["N", *code_axes]}
+    scored = {**{name: ["N"] for name in scores}, "error_map": data_axes[:3]}
     return {
-        "encoder": _export(
-            "encoder", encoder, image, image_dims, {"image": size}, {"code": ["N", *code_axes]}
-        ),
-        "decoder": _export(
-            "decoder",
-            Decoder(model, steps),
-            code,
-            code_dims,
-            {"code": ["N", *code_axes]},
-            {"image": size},
-        ),
-        "scorer": _export(
-            "scorer",
-            Scorer(model),
-            image,
-            image_dims,
-            {"image": size},
-            {**{name: ["N"] for name in scores}, "error_map": size[:3]},
-        ),
+        "encoder": _export("encoder", encoder, data, data_dims, taken, coded),
+        "decoder": _export("decoder", Decoder(model, steps), code, code_dims, coded, taken),
+        "scorer": _export("scorer", Scorer(model), data, data_dims, taken, scored),
     }
-
-
-def _to_x(image: Tensor) -> Tensor:
-    return image.permute(0, 3, 1, 2).float() / 255
-
-
-def _round(value: Tensor) -> Tensor:
-    """Half up, since runtimes disagree about Round at halves."""
-    return torch.floor(value + 0.5)
 
 
 def _export(
@@ -143,8 +165,8 @@ def _export(
     module: nn.Module,
     example: Tensor,
     dims: dict[int, object],
-    inputs: dict[str, Sequence[str]],
-    outputs: dict[str, Sequence[str]],
+    inputs: Mapping[str, Sequence[str]],
+    outputs: Mapping[str, Sequence[str]],
 ) -> onnx.ModelProto:
     noise = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -170,12 +192,12 @@ def _export(
     assert program is not None
     graph_model = program.model_proto
     clean(graph_model)
-    _name_dimensions(graph_model, inputs | outputs)
+    _name_dimensions(graph_model, {**inputs, **outputs})
     refuse_unportable(graph_model, name)
     return graph_model
 
 
-def _name_dimensions(graph_model: onnx.ModelProto, names: dict[str, Sequence[str]]) -> None:
+def _name_dimensions(graph_model: onnx.ModelProto, names: Mapping[str, Sequence[str]]) -> None:
     """Gives symbolic dimensions the names of the contract; fixed ones stay numbers."""
     for value in (*graph_model.graph.input, *graph_model.graph.output):
         for dimension, name in zip(

@@ -1,63 +1,70 @@
-"""Do the exported graphs say what torch says? Checked on real images; a model fails without it."""
+"""Do the exported graphs say what torch says? Checked on real data; a model fails without it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..data.images import Pixels
 from ..engine.providers import choose_device
 from ..errors import ExportError
 from ..plugin import Autoencoder
-from .graphs import Decoder, Encoder, Scorer, score_names
+from ..spec import VectorSpec
+from .graphs import SCORES, Decoder, Encoder, Scorer, score_names
 
 BATCHES = (1, 2, 5)
 TIE = 1e-3  # a code this near to a rounding boundary may fall on either side
 SCORE_TOLERANCE = 1e-4
 SCORE_FLOOR = 1e-9  # an error of float32 itself: pixels that are 3e-5 apart
+VALUE_TOLERANCE = 1e-4  # of a vector's values, relative to their column's scale and their size
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences seen; codes: how many differed, all of them ties."""
+    """The largest differences seen; codes: how many differed, all of them ties.
+
+    pixel_levels: of images, in grey levels; value_relative: of vectors.
+    """
 
     batches: tuple[int, ...]
     code_ties: int
     codes: int
-    pixel_levels: int
+    pixel_levels: int | None
+    value_relative: float | None
     score_relative: float
 
 
 def check_parity(
-    model: Autoencoder, steps: Tensor, graphs: dict[str, bytes], images: Pixels
+    model: Autoencoder, steps: Tensor, graphs: dict[str, bytes], data: npt.NDArray[Any]
 ) -> dict[str, object]:
-    """Runs torch and ONNX Runtime on ``images`` (N, H, W, C) uint8 in batches of 1, 2 and 5.
+    """Runs torch and ONNX Runtime on ``data`` (N, *spec.shape) in batches of 1, 2 and 5.
 
     Raises ExportError where codes differ but for ties at rounding, pixels by more than one grey
-    level, or scores by more than 1e-4 relative.
+    level, a vector's values or scores by more than 1e-4 relative.
     """
     encoder, decoder, scorer = Encoder(model, steps), Decoder(model, steps), Scorer(model)
     sessions = {name: choose_device("cpu").session(graph) for name, graph in graphs.items()}
-    ties = codes = levels = 0
-    relative, start = 0.0, 0
+    names = [*score_names(model), "error_map"]
+    kind = model.spec.kind
+    ties = codes = start = 0
+    apart = relative = 0.0
     for size in BATCHES:
-        batch = images[np.arange(start, start + size) % len(images)]
+        batch = data[np.arange(start, start + size) % len(data)]
         start += size
-        x = torch.from_numpy(batch)
+        stored = torch.from_numpy(batch)
         with torch.no_grad():
-            code, scores = encoder(x), scorer(x)
-            image = decoder(code).numpy()
-            scaled = (model.encode(x.permute(0, 3, 1, 2).float() / 255).mean / steps).numpy()
-        (onnx_code,) = sessions["encoder"].run(["code"], {"image": batch})
-        (onnx_image,) = sessions["decoder"].run(["image"], {"code": code.numpy()})
-        names = [*score_names(model), "error_map"]
-        onnx_scores = sessions["scorer"].run(names, {"image": batch})
+            code, scores = encoder(stored), [score.numpy() for score in scorer(stored)]
+            decoded, scaled = decoder(code).numpy(), encoder.scaled(stored).numpy()
+        (onnx_code,) = sessions["encoder"].run(["code"], {kind: batch})
+        (onnx_decoded,) = sessions["decoder"].run([kind], {"code": code.numpy()})
+        onnx_scores = sessions["scorer"].run(names, {kind: batch})
 
         _refuse_shape("encoder", onnx_code, code.numpy())
-        _refuse_shape("decoder", onnx_image, image)
+        _refuse_shape("decoder", onnx_decoded, decoded)
         differs = onnx_code != code.numpy()
         near = np.abs(scaled + 0.5 - np.round(scaled + 0.5)) < TIE * np.maximum(1, np.abs(scaled))
         if not np.isfinite(scaled).all():
@@ -69,27 +76,46 @@ def check_parity(
                 f"torch's in a batch of {size}"
             )
         ties, codes = ties + int(differs.sum()), codes + differs.size
-        levels = max(levels, int(np.abs(onnx_image.astype(int) - image.astype(int)).max()))
-        if levels > 1:
-            raise ExportError(
-                f"decoder: pixels differ from torch's by {levels} grey levels in a batch of {size}"
-            )
+        apart = max(apart, _decoded_apart(model, onnx_decoded, decoded, size))
         for name, ours, theirs in zip(names, scores, onnx_scores, strict=True):
-            _refuse_shape("scorer", theirs, ours.numpy())
+            _refuse_shape("scorer", theirs, ours)
             if name == "error_map":
                 continue
-            difference = np.maximum(np.abs(theirs - ours.numpy()) - SCORE_FLOOR, 0)
-            found = float((difference / (np.abs(ours.numpy()) + SCORE_FLOOR)).max())
+            # A plugin's score may have any sign, and so be near nought by chance.
+            floor = SCORE_FLOOR if name in SCORES else float(np.abs(ours).max()) + SCORE_FLOOR
+            difference = np.maximum(np.abs(theirs - ours) - SCORE_FLOOR, 0)
+            found = float((difference / np.maximum(np.abs(ours), floor)).max())
             relative = max(relative, found)
             if not found <= SCORE_TOLERANCE:  # also where it is not a number
                 raise ExportError(
                     f"scorer: {name} differs from torch's by {found:.1e} relative in a batch "
                     f"of {size}"
                 )
-    return asdict(Parity(BATCHES, ties, codes, levels, relative))
+    levels, values = (None, apart) if isinstance(model.spec, VectorSpec) else (int(apart), None)
+    return asdict(Parity(BATCHES, ties, codes, levels, values, relative))
 
 
-def _refuse_shape(graph: str, ours: np.ndarray, torchs: np.ndarray) -> None:
+def _decoded_apart(
+    model: Autoencoder, ours: npt.NDArray[Any], torchs: npt.NDArray[Any], size: int
+) -> float:
+    """How far decoded data are apart: in grey levels, or relative; or ExportError."""
+    if isinstance(model.spec, VectorSpec):
+        scale = np.asarray(model.spec.scale, np.float32)
+        apart = float((np.abs(ours - torchs) / (scale + np.abs(torchs))).max())
+        if not apart <= VALUE_TOLERANCE:
+            raise ExportError(
+                f"decoder: values differ from torch's by {apart:.1e} relative in a batch of {size}"
+            )
+        return apart
+    levels = int(np.abs(ours.astype(int) - torchs.astype(int)).max())
+    if levels > 1:
+        raise ExportError(
+            f"decoder: pixels differ from torch's by {levels} grey levels in a batch of {size}"
+        )
+    return levels
+
+
+def _refuse_shape(graph: str, ours: npt.NDArray[Any], torchs: npt.NDArray[Any]) -> None:
     if ours.shape != torchs.shape or ours.dtype != torchs.dtype:
         raise ExportError(
             f"{graph}: gives {ours.dtype} {ours.shape}, torch gives {torchs.dtype} {torchs.shape}"

@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..spec import DataSpec
+from ..spec import DataSpec, ImageSpec
 
 ActivationName = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "silu"]
 
@@ -29,12 +30,19 @@ def activation(name: ActivationName) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
-class AsImage(nn.Module):
-    """(N, C*H*W) to (N, C, H, W)."""
+class Shaped(nn.Module):
+    """Flat rows to the shape of x: (N, elements) to (N, C, H, W), or as they are for vectors.
 
-    def __init__(self, spec: DataSpec) -> None:
+    numbers: how many a row has for each element, as some likelihoods want; they come along axis 1.
+    """
+
+    def __init__(self, spec: DataSpec, numbers: int = 1) -> None:
         super().__init__()
-        self.shape = (spec.channels, spec.height, spec.width)
+        self.shape = (
+            (spec.channels * numbers, spec.height, spec.width)
+            if isinstance(spec, ImageSpec)
+            else (spec.length * numbers,)
+        )
 
     def forward(self, flat: Tensor) -> Tensor:
         return torch.unflatten(flat, 1, self.shape)
@@ -83,3 +91,84 @@ def conv_up(
         ]
     layers[-1] = activation(last)
     return nn.Sequential(*layers)
+
+
+class Pair(nn.Module):
+    """A layer and its mirror: f(x) = s(W x + b), g(h) = s'(V h + c), with V = W^T where tied.
+
+    Tied, there is one tensor ``weight`` and both directions read it. Dense: (N, inputs) to
+    (N, outputs). conv: (N, inputs, H, W) to (N, outputs, H / 2, W / 2), and the transposed
+    convolution back.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        above: ActivationName,
+        below: ActivationName,
+        *,
+        tied: bool,
+        conv: bool,
+    ) -> None:
+        super().__init__()
+        layer: nn.Conv2d | nn.Linear = nn.Linear(inputs, outputs)
+        if conv:
+            layer = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
+        assert layer.bias is not None
+        self.conv = conv
+        self.weight, self.bias = layer.weight, layer.bias  # PyTorch's own initial values
+        self.mirror_weight = None if tied else nn.Parameter(layer.weight.detach().clone())
+        self.mirror_bias = nn.Parameter(torch.zeros(inputs))
+        self.above, self.below = activation(above), activation(below)
+
+    def f(self, x: Tensor) -> Tensor:
+        """Up: towards the code."""
+        if self.conv:
+            x = F.conv2d(x, self.weight, self.bias, stride=2, padding=1)
+        else:
+            x = F.linear(x, self.weight, self.bias)
+        above: Tensor = self.above(x)
+        return above
+
+    def g(self, h: Tensor) -> Tensor:
+        """Down: towards the input."""
+        weight = self.weight if self.mirror_weight is None else self.mirror_weight
+        if self.conv:
+            h = F.conv_transpose2d(h, weight, self.mirror_bias, stride=2, padding=1)
+        else:
+            h = F.linear(h, weight.t(), self.mirror_bias)
+        below: Tensor = self.below(h)
+        return below
+
+
+def dcgan_generator(latent: int, widths: Sequence[int], spec: ImageSpec) -> nn.Sequential:
+    """(N, latent) to (N, C, H, W) in (0, 1): transposed convolutions with batch normalisation.
+
+    Radford, Metz & Chintala 2016: no pooling, ReLU inside, no batch normalisation at the output.
+    The first width belongs to the smallest image; each width doubles it, H and W are divisible by
+    2^len(widths).
+    """
+    height, width = spec.height >> len(widths), spec.width >> len(widths)
+    layers: list[nn.Module] = [
+        nn.Linear(latent, widths[0] * height * width),
+        nn.Unflatten(1, (widths[0], height, width)),
+    ]
+    for inputs, outputs in pairwise([*widths, spec.channels]):
+        layers += [
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+            nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1),
+        ]
+    return nn.Sequential(*layers, nn.Sigmoid())
+
+
+def conv_to_vector(spec: ImageSpec, widths: Sequence[int], outputs: int) -> nn.Sequential:
+    """(N, C, H, W) to (N, outputs): strided convolutions, then one dense layer."""
+    layers: list[nn.Module] = []
+    inputs: int = spec.channels
+    for width in widths:
+        layers += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        inputs = width
+    size = inputs * (spec.height >> len(widths)) * (spec.width >> len(widths))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, outputs))

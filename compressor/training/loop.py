@@ -20,22 +20,27 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
-from ..engine.engine import batch_size
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
-from ..plugin import Autoencoder, Phase
-from .images import BatchOrder, Split, TrainingImages
-from .objective import Objective
+from ..plugin import Autoencoder, Pass, Phase, Player
+from .dataset import BatchOrder, Dataset, Split, pieces
+from .normalisation import Normalisation
+from .objective import Objective, template_loss
 from .settings import TrainingSettings
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.pt"
 LOG = "training.csv"
 LOG_COLUMNS = ("step", "seconds", "phase", "loss", "validation_loss", "learning_rate")
-OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": lambda parameters, **settings: torch.optim.SGD(parameters, momentum=0.9, **settings),
+Optimiser = Callable[..., torch.optim.Optimizer]
+OPTIMISERS: dict[str, Optimiser] = {
+    "adam": lambda parameters, momentum, **settings: torch.optim.Adam(
+        parameters, betas=(momentum, 0.999), **settings
+    ),
+    "adamw": lambda parameters, momentum, **settings: torch.optim.AdamW(
+        parameters, betas=(momentum, 0.999), **settings
+    ),
+    "sgd": torch.optim.SGD,
 }
 MAX_STEPS_BETWEEN_EVALUATIONS = 500
 
@@ -61,6 +66,7 @@ class State:
     best_weights: dict[str, Tensor] | None = None
     without_progress: int = 0
     log: list[list[float | str]] = field(default_factory=list)
+    validation_loss: float | None = None  # the template's, of the weights at the end
 
 
 class Loop:
@@ -74,14 +80,15 @@ class Loop:
         self,
         model: Autoencoder,
         settings: TrainingSettings,
-        images: TrainingImages,
+        data: Dataset,
         split: Split,
         budget: Budget,
         seed: int,
         folder: Path,
         report: Callable[[State, float, float], None],
     ) -> None:
-        self.model, self.settings, self.images, self.split = model, settings, images, split
+        self.model, self.settings, self.data, self.split = model, settings, data, split
+        self.normalisation = Normalisation(model.spec)
         self.budget, self.seed, self.folder, self.report = budget, seed, folder, report
         self.order = BatchOrder(split.training, settings.batch_size, seed)
         self.state = State()
@@ -107,6 +114,7 @@ class Loop:
 
     def _run(self, fabric: Fabric) -> None:
         saved = self._load_checkpoint()
+        self.normalisation.to(fabric.device)
         for number, phase in enumerate(self.model.phases()):
             if number < self.state.phase:
                 continue
@@ -115,7 +123,14 @@ class Loop:
             self.state.phase, self.state.phase_step, self.state.phase_seconds = number + 1, 0, 0.0
             self.state.best_loss, self.state.best_weights = math.inf, None
             self.state.without_progress = 0
+        if len(self.split.validation):
+            self.model.eval()
+            self.model.training = True
+            self.state.validation_loss = self._mean(fabric, self._template)
         self.model.to("cpu").eval()
+
+    def _template(self, x: Tensor) -> float:
+        return sum(part.item() for part in template_loss(Pass(self.model, x)).values())
 
     def _run_phase(self, fabric: Fabric, phase: Phase, saved: list[Any] | None) -> None:
         """One phase: from its start, or from the optimisers' states ``saved``."""
@@ -128,6 +143,7 @@ class Loop:
                 OPTIMISERS[self.settings.optimiser](
                     list(_parameters(player.modules)),
                     lr=self.settings.learning_rate * player.learning_rate,
+                    momentum=player.momentum,
                     weight_decay=self.settings.weight_decay,
                 )
             )
@@ -171,43 +187,52 @@ class Loop:
         indices = self.order.batch(self.state.step)[fabric.global_rank :: fabric.world_size]
         x = self._to_device(fabric, indices)
         torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
-        total = 0.0
-        for number, (player, optimiser) in enumerate(zip(phase.players, optimisers, strict=True)):
-            if len(phase.players) > 1:
+        factor = self._schedule(self._progress(steps, seconds))
+        total, pairs = 0.0, list(zip(phase.players, optimisers, strict=True))
+        for number, (player, optimiser) in enumerate(pairs):
+            if len(pairs) > 1:
                 own = _parameters(player.modules)
                 for parameter in _parameters(m for p in phase.players for m in p.modules):
                     parameter.requires_grad_(parameter in own)
-            factor = self._schedule(self._progress(steps, seconds))
-            for group in optimiser.param_groups:
-                group["lr"] = self.settings.learning_rate * player.learning_rate * factor
             optimiser.zero_grad()
-            loss, _ = objective(x, self.state.phase, number)
+            loss = objective(x, self.state.phase, number)
+            total += loss.item()
             self._refuse_nan(loss.item(), phase, "loss")
             fabric.backward(loss)
-            if self.settings.clip_norm:
-                fabric.clip_gradients(
-                    objective,
-                    optimiser,
-                    max_norm=self.settings.clip_norm,
-                    error_if_nonfinite=False,
-                )
-            optimiser.step()
-            total += loss.item()
+            if not phase.together:
+                self._move(fabric, objective, player, optimiser, factor)
+        if phase.together:
+            for player, optimiser in pairs:
+                self._move(fabric, objective, player, optimiser, factor)
         return total
 
+    def _move(
+        self, fabric: Fabric, objective: Any, player: Player, optimiser: Any, factor: float
+    ) -> None:
+        for group in optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * player.learning_rate * factor
+        if self.settings.clip_norm:
+            fabric.clip_gradients(
+                objective, optimiser, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+            )
+        optimiser.step()
+
     def _to_device(self, fabric: Fabric, indices: Any) -> Tensor:
-        x = torch.from_numpy(self.images.pixels[indices]).to(fabric.device)
-        return x.permute(0, 3, 1, 2).float().div(255)
+        x: Tensor = self.normalisation(torch.from_numpy(self.data.rows[indices]).to(fabric.device))
+        return x
 
     def _evaluate(
         self, fabric: Fabric, objective: Any, phase: Phase, optimisers: Sequence[Any], loss: float
     ) -> bool:
         """Validates, logs and saves a checkpoint; True if there is no progress any more."""
         state = self.state
-        watched = [n for n, player in enumerate(phase.players) if player.loss is None]
+        watched = _watched(phase)
         validation = math.nan
-        if watched and len(self.split.validation):
-            validation = self._validation_loss(fabric, objective, watched[0])
+        if watched is not None and len(self.split.validation):
+            self._set_modes(phase, evaluates=True)
+            validation = self._mean(
+                fabric, lambda x: objective(x, self.state.phase, watched).item()
+            )
             self._refuse_nan(validation, phase, "validation loss")
             state.without_progress += 1
             if validation < state.best_loss:
@@ -227,23 +252,23 @@ class Loop:
         return bool(state.without_progress >= self.settings.patience)
 
     @torch.no_grad()
-    def _validation_loss(self, fabric: Fabric, objective: Any, player: int) -> float:
-        self.model.eval()
-        total = 0.0
-        size = batch_size(self.images.spec.height, self.images.spec.width)
-        for start in range(0, len(self.split.validation), size):
-            indices = self.split.validation[start : start + size]
-            loss, _ = objective(self._to_device(fabric, indices), self.state.phase, player)
-            total += loss.item() * len(indices)
+    def _mean(self, fabric: Fabric, loss: Callable[[Tensor], float]) -> float:
+        """The mean of ``loss`` over the validation split, with the same noise at every call."""
+        torch.manual_seed(self.seed)
+        parts = pieces(self.split.validation, self.model.spec)
+        total = sum(loss(self._to_device(fabric, part)) * len(part) for part in parts)
         return total / len(self.split.validation)
 
-    def _set_modes(self, phase: Phase) -> None:
-        """Only the modules that the phase trains are in training mode: frozen ones stay as is."""
+    def _set_modes(self, phase: Phase, evaluates: bool = False) -> None:
+        """Only the modules that the phase trains are in training mode: frozen ones stay as is.
+
+        The pass corrupts and samples, whatever is frozen, and where the objective is evaluated too.
+        """
         self.model.eval()
         for player in phase.players:
             for module in player.modules:
-                module.train()
-        self.model.training = True  # the pass corrupts and samples, whatever is frozen
+                module.train(not evaluates)
+        self.model.training = True
 
     def _evaluation_interval(self) -> int:
         return self.settings.evaluate_every or min(
@@ -332,6 +357,13 @@ def make_fabric(settings: TrainingSettings, several_players: bool) -> Fabric:
             f"accelerator={settings.accelerator}, devices={settings.devices}, "
             f"precision={settings.precision}: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _watched(phase: Phase) -> int | None:
+    """The player whose loss stops the phase: the only one, or the first with the template's."""
+    if len(phase.players) == 1:
+        return 0
+    return next((n for n, player in enumerate(phase.players) if player.loss is None), None)
 
 
 def _report_nothing(state: State, progress: float, loss: float) -> None:

@@ -1,4 +1,4 @@
-"""The pass and the objective: distortion + penalties, for any plugin."""
+"""The objective: distortion + penalties, or a player's own loss, for any plugin."""
 
 from __future__ import annotations
 
@@ -7,37 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..plugin import Autoencoder, Code, Pass
-from .likelihood import LIKELIHOODS
+from ..plugin import Autoencoder, Pass
 
 
-def make_pass(model: Autoencoder, x: Tensor) -> Pass:
-    """x -> seen -> code -> z -> out -> pixels; corruption and sampling in training only.
-
-    x: float32 (N, C, H, W) in [0, 1].
-    """
-    seen = model.corrupt(x) if model.training else x
-    code = model.encode(seen)
-    z = channel(code, model.training)
-    out = model.decode(z)
-    likelihood = LIKELIHOODS[model.likelihood]
-    distortion = likelihood.distortion(x, out).flatten(1).sum(1)
-    return Pass(x, seen, code, z, out, likelihood.pixels(out), distortion)
-
-
-def channel(code: Code, training: bool) -> Tensor:
-    """What is between f and g: the reparameterised sample of a Gaussian code, or nothing.
-
-    Kingma & Welling 2013, section 2.4: z = mean + scale * epsilon, epsilon ~ N(0, I).
-    """
-    if training and code.scale is not None:
-        return code.mean + code.scale * torch.randn_like(code.scale)
-    return code.mean
-
-
-def template_loss(model: Autoencoder, passed: Pass) -> Mapping[str, Tensor]:
+def template_loss(passed: Pass) -> Mapping[str, Tensor]:
     """J(x, g(f(x~))) + alpha Omega: the mean distortion of an input, and the plugin's penalties."""
-    return {"distortion": passed.distortion.mean(), **model.penalty(passed)}
+    return {"distortion": passed.distortion.mean(), **passed.model.penalty(passed)}
 
 
 class Objective(nn.Module):
@@ -48,10 +23,8 @@ class Objective(nn.Module):
         self.model = model
         self.phases = model.phases()
 
-    def forward(self, x: Tensor, phase: int, player: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum that the player minimises, and its parts (detached)."""
-        passed = make_pass(self.model, x)
-        loss = self.phases[phase].players[player].loss
-        parts = loss(passed) if loss else template_loss(self.model, passed)
-        total = torch.stack([part.float() for part in parts.values()]).sum()
-        return total, {name: part.detach() for name, part in parts.items()}
+    def forward(self, x: Tensor, phase: int, player: int) -> Tensor:
+        """The sum that the player minimises."""
+        passed = Pass(self.model, x)
+        parts = (self.phases[phase].players[player].loss or template_loss)(passed)
+        return torch.stack([part.float() for part in parts.values()]).sum()

@@ -8,27 +8,36 @@ import math
 import torch
 from torch import Tensor
 
-from ..engine.engine import batch_size
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
+from .dataset import ELEMENTS_AT_ONCE
 from .likelihood import LIKELIHOODS
+from .normalisation import Normalisation
 
 WEIGHT_BITS = range(5, 16)
-WEIGHT_LOSS = 1.01  # factor on the mean squared error that rounded weights may cost
-PROBE_IMAGES = 64
+SCORE_LOSS = 0.05  # of a score's deviation that rounded weights may move it by, on average
+PROBE_INPUTS = 64
 
 
-def round_weights(model: Autoencoder, x: Tensor) -> int | None:
+def round_weights(model: Autoencoder, x: Tensor, loss_db: float) -> int | None:
     """Rounds weights, in place, to fixed point: multiples of a power of two for each tensor.
 
     Such float32 numbers end in zero bits, so that every runtime reads them as they are and xz
-    stores them in little more than the bits they have. Takes the fewest bits that raise the mean
-    squared error on ``x`` by at most 1%; gives them, or None where the weights stay as they are.
+    stores them in little more than the bits they have. Takes the fewest bits at which PSNR on ``x``
+    falls by at most ``loss_db`` and the plugin's scores stay what they are, but for a twentieth of
+    their deviation; gives them, or None where the weights stay as they are.
     """
-    limit = WEIGHT_LOSS * squared_error(model, x, model_code(model, x))
+    limit = squared_error(model, x, model_code(model, x)) * 10 ** (loss_db / 10)
+    scores = _scores(model, x)
     exact = copy.deepcopy(model.state_dict())
     for bits in WEIGHT_BITS:
         model.load_state_dict({name: _fixed_point(t, bits) for name, t in exact.items()})
-        if squared_error(model, x, model_code(model, x)) <= limit:
+        if squared_error(model, x, model_code(model, x)) > limit:
+            continue
+        rounded = _scores(model, x)
+        if all(
+            (rounded[name] - score).abs().mean() <= SCORE_LOSS * score.std(correction=0)
+            for name, score in scores.items()
+        ):
             return bits
     model.load_state_dict(exact)
     return None
@@ -53,7 +62,7 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
     which PSNR on ``x`` falls by ``loss_db``.
     """
     code = model_code(model, x)
-    sensitivity = _sensitivity(model, code[:PROBE_IMAGES])
+    sensitivity = _sensitivity(model, code[:PROBE_INPUTS])
     sensitivity = sensitivity.clamp_min(1e-9 * sensitivity.max().clamp_min(1e-30))
     shape = (-1, *[1] * (code.ndim - 2))
     unit = sensitivity.rsqrt().reshape(shape)
@@ -86,23 +95,28 @@ def _sensitivity(model: Autoencoder, code: Tensor) -> Tensor:
 @torch.no_grad()
 def model_code(model: Autoencoder, x: Tensor) -> Tensor:
     """f(x), unrounded, in pieces that fit memory."""
-    return torch.cat(
-        [model.encode(piece).mean for piece in torch.split(x, batch_size(*x.shape[2:]))]
-    )
+    return torch.cat([model.encode(piece).mean for piece in _pieces(x, x)])
 
 
 @torch.no_grad()
 def squared_error(model: Autoencoder, x: Tensor, code: Tensor) -> float:
-    """The mean squared error of clipped pixels in [0, 1]."""
+    """The mean squared error of what ``code`` is decoded to, clipped as the decoder clips it."""
     total = 0.0
-    for piece, its_code in zip(
-        torch.split(x, batch_size(*x.shape[2:])),
-        torch.split(code, batch_size(*x.shape[2:])),
-        strict=True,
-    ):
+    for piece, its_code in zip(_pieces(x, x), _pieces(code, x), strict=True):
         total += (_pixels(model, its_code) - piece).square().sum().item()
     return total / x.numel()
 
 
+@torch.no_grad()
+def _scores(model: Autoencoder, x: Tensor) -> dict[str, Tensor]:
+    parts = [model.scores(Pass(model, piece)) for piece in _pieces(x, x)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _pieces(values: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(values, max(1, ELEMENTS_AT_ONCE // x[0].numel()))
+
+
 def _pixels(model: Autoencoder, code: Tensor) -> Tensor:
-    return LIKELIHOODS[model.likelihood].pixels(model.decode(code)).clamp(0, 1)
+    pixels = LIKELIHOODS[model.likelihood].pixels(model.decode(code))
+    return Normalisation(model.spec).clipped(pixels)

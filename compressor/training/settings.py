@@ -18,7 +18,7 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_size: int = Field(128, ge=1, description="images a step")
+    batch_size: int = Field(128, ge=1, description="inputs a step")
     epochs: int = Field(50, ge=1, description="where neither --max-steps nor --max-time is given")
     optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has momentum 0.9")
     learning_rate: float = Field(2e-3, gt=0, le=10, description="the highest of the schedule")
@@ -30,12 +30,21 @@ class TrainingSettings(BaseModel):
         None, ge=1, description="steps between validations; null: an epoch, at most 500"
     )
     patience: int = Field(10, ge=1, description="validations without a better loss before a stop")
-    validation: float = Field(0.1, ge=0, lt=0.5, description="share of images for early stopping")
+    validation: float = Field(0.1, ge=0, lt=0.5, description="share of inputs for early stopping")
     calibration: float = Field(
-        0.1, ge=0, lt=0.5, description="share of images for the scores' threshold"
+        0.1, ge=0, lt=0.5, description="share of inputs for the scores' threshold"
     )
     rounding_loss: float = Field(
         0.5, gt=0, le=10, description="PSNR in dB that rounding the codes may cost"
+    )
+    weight_loss: float = Field(
+        0.04, gt=0, le=10, description="PSNR in dB that rounding the weights may cost"
+    )
+    standardise: bool = Field(
+        True, description="vectors: (value - mean) / deviation of each column, inside the graphs"
+    )
+    discriminator: bool = Field(
+        False, description="train one on x and g(f(x)), in a last phase, as a further scorer"
     )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="of Lightning Fabric"

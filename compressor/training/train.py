@@ -1,8 +1,7 @@
-"""The verb ``train``: images in, a model on disk out."""
+"""The verb ``train``: data in, a model on disk out."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import time
@@ -12,44 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from .. import __version__
-from ..anomaly.calibration import calibration_scores
 from ..data.images import Pixels, Source
 from ..data.sources import open_source
-from ..engine.engine import Engine
-from ..entropy.prior import Prior
 from ..errors import ConfigError, OutputError
-from ..export.graphs import export_graphs, score_names
-from ..export.parity import check_parity
 from ..files import output_errors, refuse_input, write_atomically
 from ..log import log
-from ..model import (
-    ModelManifest,
-    PluginEntry,
-    calibration_bytes,
-    file_entries,
-    manifest_files,
-    refuse_model_output,
-    write_model,
-)
+from ..model import PluginEntry, file_entries, manifest_files, refuse_model_output, write_model
 from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
-from ..spec import CodeSpec
-from .card import model_card
-from .images import Split, TrainingImages, load_images, split_images
+from ..spec import DataSpec
+from .bundle import bundle
+from .dataset import Dataset, load_dataset, pieces, split_rows
+from .discriminator import WithDiscriminator
+from .likelihood import LIKELIHOODS
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
-from .quantiser import choose_steps, round_weights
+from .normalisation import Normalisation
 from .settings import TrainingSettings, split_settings
-
-PROBE_PIXELS = 2**20  # of the images on which rounding is judged, 1,024 of them at most
-PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
-GOLDEN = 5
 
 
 def train(
@@ -83,11 +64,13 @@ def train(
     source = open_source(data)
     job = _job(found, source, config.model_dump(mode="json"), training, seed)
     with _training_folder(output, job, resume, force) as folder:
-        images = load_images(source, folder)
-        log.info("%d images of %s", images.count, "x".join(map(str, images.spec.shape)))
+        dataset = load_dataset(source, folder)
+        log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
+        split = split_rows(dataset.count, training.validation, training.calibration, seed)
+        spec = dataset.spec(split.training, training.standardise)
         torch.manual_seed(seed)
-        model = plugin_class(config, images.spec)
-        split = split_images(images.count, training.validation, training.calibration, seed)
+        model = make_model(plugin_class, config, spec, training)
+        _refuse_data(model, dataset)
         budget = Budget(max_steps, max_seconds)
         with Progress(f"train {plugin}", 1000, shown=progress) as bar:
 
@@ -95,24 +78,23 @@ def train(
                 best = f", best validation {state.best_loss:.4g}" if state.best_weights else ""
                 bar.update(int(done * 1000), f"step {state.step}, loss {loss:.4g}{best}")
 
-            loop = Loop(model, training, images, split, budget, seed, folder, report)
+            loop = Loop(model, training, dataset, split, budget, seed, folder, report)
             state = loop.run()
         log.info("exporting and checking the graphs")
-        losses = [row[4] for row in state.log if row[4] == row[4]]
         facts: dict[str, Any] = {
             "settings": training.model_dump(mode="json"),
             "seed": seed,
             "steps": state.step,
             "epochs": round(state.step / loop.order.steps_per_epoch, 3),
             "seconds": round(state.seconds, 3),
-            "validation_loss": min(losses) if losses else None,
+            "validation_loss": state.validation_loss,
             "images": len(split.training),
             "parameters": sum(p.numel() for p in model.parameters()),
             "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
             "threads": torch.get_num_threads(),
         }
         entry = PluginEntry(name=plugin, distribution=found.distribution, version=found.version)
-        files, manifest = bundle(model, entry, images, split, training, facts)
+        files, manifest = bundle(model, entry, dataset, split, training, facts)
         files["training.csv"] = log_bytes(state)
         manifest = manifest.model_copy(update={"files": file_entries(files)})
         write_model(output, files | manifest_files(manifest), force)
@@ -123,101 +105,36 @@ def train(
         "seconds": round(time.monotonic() - started, 3),
         "epochs": facts["epochs"],
         "validation_loss": facts["validation_loss"],
-        "images": images.count,
-        "unreadable": len(images.unreadable),
-        "unreadable_names": [f"{name}: {reason}" for name, reason in images.unreadable[:20]],
+        "images": dataset.count,
+        "unreadable": len(dataset.unreadable),
+        "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable[:20]],
     }
 
 
-def bundle(
-    model: Autoencoder,
-    plugin: PluginEntry,
-    images: TrainingImages,
-    split: Split,
-    training: TrainingSettings,
-    facts: Mapping[str, Any],
-) -> tuple[dict[str, bytes], ModelManifest]:
-    """A model's files, and its manifest but for their hashes, from a trained plugin.
-
-    Weights and codes are rounded, graphs exported and checked, tables learned, scores calibrated.
-    """
-    torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
-    held_out = split.validation if len(split.validation) else split.training
-    pixels = images.spec.height * images.spec.width
-    probe = _to_x(images.pixels[held_out[: max(8, min(1024, PROBE_PIXELS // pixels))]])
-    weight_bits = round_weights(model, probe)
-    steps = choose_steps(model, probe, training.rounding_loss)
-    files = {
-        f"{name}.onnx": graph.SerializeToString(deterministic=True)
-        for name, graph in export_graphs(model, steps).items()
-    }
-    graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
-    some = images.pixels[held_out[: sum((1, 2, 5))]]
-    parity = check_parity(model, steps, graphs, some)
-
-    engine = Engine(files.__getitem__, "cpu")
-    codes = _codes(engine, images, split.training)
-    prior = Prior.learn(codes)
-    files["prior.bin"] = prior.to_bytes()
-    validation_codes = _codes(engine, images, held_out)
-    scores = calibration_scores(engine, images.pixels, split.calibration)
-    if scores:
-        files["calibration.parquet"] = calibration_bytes(scores)
-    files["golden.npz"] = golden_bytes(engine, images.pixels[held_out[:GOLDEN]])
-    files["weights.safetensors"] = safetensors.torch.save(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    )
-    spec = images.spec.model_copy(update={"stride": model.stride})
-    manifest = ModelManifest(
-        plugin=plugin,
-        config=model.config.model_dump(mode="json"),
-        data=spec,
-        code=CodeSpec(shape=tuple(codes.shape[1:]), stride=model.stride),
-        scores=score_names(model),
-        training=dict(facts),
-        quantiser={
-            "steps": [float(step) for step in steps.flatten()],
-            "weight_bits": weight_bits,
-            "validation_codes": int(validation_codes.size),
-            "validation_escapes": prior.escapes(validation_codes),
-            "bits_per_image": prior.ideal_bits(validation_codes) / max(1, len(validation_codes)),
-        },
-        parity=parity,
-        files={},
-    )
-    files["MODEL_CARD.md"] = model_card(manifest).encode()
-    return files, manifest
+def make_model(
+    plugin_class: type[Autoencoder], config: Any, spec: DataSpec, training: TrainingSettings
+) -> Autoencoder:
+    """The plugin's model, with a discriminator beside it where the settings ask for one."""
+    model = plugin_class(config, spec)
+    return WithDiscriminator(model) if training.discriminator else model
 
 
-def golden_bytes(engine: Engine, pixels: Pixels) -> bytes:
-    """golden.npz: a few images, and what the graphs answer to them."""
-    codes = engine.encode(pixels)
-    arrays: dict[str, Any] = {
-        "image": pixels,
-        "code": codes,
-        "reconstruction": engine.decode(codes, *pixels.shape[1:3]),
-        **engine.score(pixels),
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def _codes(engine: Engine, images: TrainingImages, indices: Any) -> npt.NDArray[np.int32]:
-    """Codes of ``indices``, or of as many, evenly spaced, as PRIOR_ELEMENTS allows."""
-    (first,) = engine.encode(images.pixels[indices[:1]])
-    every = -(-len(indices) * first.size // PRIOR_ELEMENTS)
-    return np.concatenate(
-        [engine.encode(images.pixels[piece]) for piece in _pieces(indices[::every])]
-    )
-
-
-def _pieces(indices: Any, size: int = 256) -> list[Any]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-def _to_x(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(255)
+def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:
+    """Raises ConfigError if the model's likelihood is none of such data."""
+    wanted = LIKELIHOODS[model.likelihood].data
+    if len(dataset.shape) == 3 or wanted == "any":
+        return
+    if wanted == "levels":
+        raise ConfigError(f"the likelihood {model.likelihood} is for images; vectors take square")
+    normalisation = Normalisation(model.spec)
+    for part in pieces(np.arange(dataset.count), model.spec):
+        x = normalisation(torch.from_numpy(dataset.rows[part]))
+        if x.min() < 0 or x.max() > 1:
+            raise ConfigError(
+                f"the likelihood {model.likelihood} takes values in [0, 1], and x goes from "
+                f"{x.min():.3g} to {x.max():.3g}; use square, or, if the data themselves lie "
+                "there, --set standardise=false"
+            )
 
 
 def _job(

@@ -1,0 +1,135 @@
+"""From a trained plugin to a model's files: rounded, exported, checked, with tables and scores."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import nn
+
+from ..anomaly.calibration import calibration_scores
+from ..engine.engine import Engine
+from ..entropy.prior import Prior
+from ..export.graphs import export_graphs, score_names
+from ..export.parity import BATCHES, check_parity
+from ..model import ModelManifest, PluginEntry, calibration_bytes
+from ..plugin import Autoencoder
+from ..spec import CodeSpec, DataSpec, ImageSpec
+from .card import model_card
+from .dataset import Dataset, Indices, Split, pieces
+from .normalisation import Normalisation
+from .quantiser import choose_steps, round_weights
+from .settings import TrainingSettings
+
+PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
+PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
+GOLDEN = 5
+
+
+def bundle(
+    model: Autoencoder,
+    plugin: PluginEntry,
+    dataset: Dataset,
+    split: Split,
+    training: TrainingSettings,
+    facts: Mapping[str, Any],
+) -> tuple[dict[str, bytes], ModelManifest]:
+    """A model's files, and its manifest but for their hashes."""
+    torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
+    held_out = split.validation if len(split.validation) else split.training
+    normalisation = Normalisation(model.spec)
+    probed = max(8, min(1024, PROBE_ELEMENTS // model.spec.elements))
+    probe = normalisation(torch.from_numpy(dataset.rows[held_out[:probed]]))
+    weight_bits = round_weights(model, probe, training.weight_loss)
+    steps = choose_steps(model, probe, training.rounding_loss)
+    files = {
+        f"{name}.onnx": graph.SerializeToString(deterministic=True)
+        for name, graph in export_graphs(model, steps).items()
+    }
+    graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
+    parity = check_parity(model, steps, graphs, dataset.rows[held_out[: sum(BATCHES)]])
+
+    engine = Engine(files.__getitem__, "cpu")
+    codes = _codes(engine, dataset, split.training, model.spec)
+    prior = Prior.learn(codes)
+    files["prior.bin"] = prior.to_bytes()
+    validation_codes = _codes(engine, dataset, held_out, model.spec)
+    scores = calibration_scores(engine, dataset.rows, split.calibration)
+    if scores:
+        files["calibration.parquet"] = calibration_bytes(scores)
+    files["golden.npz"] = _golden(engine, model, dataset.rows[held_out[:GOLDEN]])
+    files["weights.safetensors"] = safetensors.torch.save(
+        # Parameters that modules share have several names, and safetensors refuses shared memory.
+        {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+    )
+    manifest = ModelManifest(
+        plugin=plugin,
+        config=model.config.model_dump(mode="json"),
+        data=model.spec.model_copy(update={"stride": model.stride}),
+        code=CodeSpec(shape=tuple(codes.shape[1:]), stride=model.stride),
+        scores=score_names(model),
+        generative=model.generative,
+        training={**facts, "first_layer": first_layer(model, model.spec)},
+        quantiser={
+            "steps": [float(step) for step in steps.flatten()],
+            "weight_bits": weight_bits,
+            "validation_codes": int(validation_codes.size),
+            "validation_escapes": prior.escapes(validation_codes),
+            "bits_per_image": prior.ideal_bits(validation_codes) / max(1, len(validation_codes)),
+        },
+        parity=parity,
+        files={},
+    )
+    files["MODEL_CARD.md"] = model_card(manifest).encode()
+    return files, manifest
+
+
+def first_layer(model: nn.Module, spec: DataSpec) -> str | None:
+    """The name of the weights that see the input: the first that have its size in the right place.
+
+    Those of a dense layer are (out, elements), of a convolution (out, C, k, k).
+    """
+    channels = spec.channels if isinstance(spec, ImageSpec) else None
+    for name, weight in model.named_parameters():
+        if (
+            weight.ndim in (2, 4)
+            and weight.shape[1] == {2: spec.elements, 4: channels}[weight.ndim]
+        ):
+            return name
+    return None
+
+
+def _golden(engine: Engine, model: Autoencoder, rows: npt.NDArray[Any]) -> bytes:
+    """golden.npz: a few inputs, what the graphs answer, and what training made of the inputs."""
+    codes = engine.encode(rows)
+    height, width = rows.shape[1:3] if rows.ndim == 4 else (1, rows.shape[1])
+    arrays: dict[str, Any] = {
+        model.spec.kind: rows,
+        "code": codes,
+        "reconstruction": engine.decode(codes, height, width),
+        **engine.score(rows),
+    }
+    normalisation = Normalisation(model.spec)
+    x = normalisation(torch.from_numpy(rows))
+    seen = model.corrupt(x)
+    if not torch.equal(seen, x):
+        arrays["corrupted"] = normalisation.stored(seen).numpy()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _codes(
+    engine: Engine, dataset: Dataset, indices: Indices, spec: DataSpec
+) -> npt.NDArray[np.int32]:
+    """Codes of ``indices``, or of as many, evenly spaced, as PRIOR_ELEMENTS allows."""
+    (first,) = engine.encode(dataset.rows[indices[:1]])
+    every = -(-len(indices) * first.size // PRIOR_ELEMENTS)
+    return np.concatenate(
+        [engine.encode(dataset.rows[piece]) for piece in pieces(indices[::every], spec)]
+    )

@@ -1,0 +1,78 @@
+"""Between data as they are stored and x, on which networks work; exported with the graphs.
+
+Images: uint8 (N, H, W, C), x = image / 255 as (N, C, H, W). Vectors: float32 (N, D),
+x = (vector - mean) / scale, column by column.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..spec import DataSpec, ImageSpec, VectorSpec
+
+ROWS = 65536  # at a time, of the vectors that mean and scale are computed from
+NEARLY_CONSTANT = 1e-6  # a column's deviation, as a part of its mean, that is float32's own noise
+
+
+class Normalisation(nn.Module):
+    """stored -> x, and back with ``stored``."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.is_image = isinstance(spec, ImageSpec)
+        if isinstance(spec, VectorSpec):
+            self.register_buffer("mean", torch.tensor(spec.mean))
+            self.register_buffer("scale", torch.tensor(spec.scale))
+
+    def forward(self, stored: Tensor) -> Tensor:
+        """(N, *spec.shape), uint8 or float32 -> x."""
+        if self.is_image:
+            return stored.permute(0, 3, 1, 2).float() / 255
+        return (stored - self.mean) / self.scale
+
+    def stored(self, x: Tensor) -> Tensor:
+        """x, clipped and rounded to grey levels where it is an image -> (N, *spec.shape)."""
+        if self.is_image:
+            # Half up, since runtimes disagree about Round at halves.
+            levels = torch.floor(x * 255 + 0.5).clamp(0, 255)
+            return levels.to(torch.uint8).permute(0, 2, 3, 1)
+        return x * self.scale + self.mean
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """x in the range that ``stored`` leaves of it."""
+        return x.clamp(0, 1) if self.is_image else x
+
+
+def example(spec: DataSpec, count: int) -> Tensor:
+    """Any data of the kind, as stored, from torch's generator: (count, *spec.shape)."""
+    if isinstance(spec, ImageSpec):
+        return torch.randint(0, 256, (count, *spec.shape), dtype=torch.uint8)
+    return torch.randn(count, *spec.shape) * torch.tensor(spec.scale) + torch.tensor(spec.mean)
+
+
+def mean_and_scale(
+    rows: npt.NDArray[np.float32], indices: npt.NDArray[np.int64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation of each column of ``rows[indices]``; memory is flat.
+
+    A column that is constant has the scale 1.
+    """
+    count, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for start in range(0, len(indices), ROWS):
+        piece = rows[indices[start : start + ROWS]].astype(np.float64)
+        # Chan, Golub & LeVeque 1983: the sums of squares about the mean add up exactly
+        own, new = piece.mean(0), count + len(piece)
+        squares += ((piece - own) ** 2).sum(0) + (own - mean) ** 2 * count * len(piece) / new
+        mean += (own - mean) * len(piece) / new
+        count = new
+    scale = np.sqrt(squares / count)
+    scale[scale <= NEARLY_CONSTANT * np.abs(mean)] = 1.0
+    scale[scale < np.finfo(np.float32).tiny] = 1.0
+    mean, scale = mean.astype(np.float32), scale.astype(np.float32)
+    return tuple(mean.tolist()), tuple(scale.tolist())
