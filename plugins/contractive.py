@@ -1,0 +1,84 @@
+"""The contractive autoencoder: J + alpha |df(x)/dx|^2, squared Frobenius norm (Rifai et al. 2011).
+
+One dense sigmoid layer: |df/dx|^2 = sum_j (h_j (1 - h_j))^2 sum_i W_ji^2. Otherwise the Jacobian
+is computed for all inputs at once, or, for wide codes, estimated: E |v^T df/dx|^2 over random signs
+v (Hutchinson 1990). g's weights are f's transposed: with its own, g could undo f's scaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from compressor.plugin import Pass, PluginConfig
+from compressor.spec import DataSpec
+from compressor.training.blocks import ActivationName, Pair
+from compressor.training.likelihood import LikelihoodName
+from compressor.training.networks import Latent, NetworkName, Stack, Widths
+
+EXACT = 32  # elements of a code up to which the whole Jacobian is the default
+
+
+class ContractiveConfig(PluginConfig):
+    network: NetworkName = Field(
+        "dense", description="conv: each layer halves the image; auto: conv for images"
+    )
+    hidden: Widths = Field([], description="widths of the layers before the code's")
+    latent: Latent = Field(128, description="elements (dense) or channels (conv) of h")
+    activation: ActivationName = Field("sigmoid", description="of the hidden layers")
+    code_activation: ActivationName = Field("sigmoid", description="of h")
+    loss: LikelihoodName = Field(
+        "square", description="J; cross-entropy drives sigmoid codes to the hypercube's corners"
+    )
+    alpha: float = Field(0.1, ge=0, description="weight of the squared Jacobian norm")
+    jacobian: Literal["auto", "exact", "hutchinson"] = Field(
+        "auto",
+        description="auto: exact for one dense sigmoid layer and for codes of "
+        f"{EXACT} elements at most, else Hutchinson's estimate",
+    )
+
+
+class Contractive(Stack):
+    """A code that changes little when the input does."""
+
+    Config = ContractiveConfig
+
+    def __init__(self, config: ContractiveConfig, spec: DataSpec) -> None:
+        widths = [*config.hidden, config.latent]
+        super().__init__(config, spec, widths, config.code_activation, tied=True)
+        self.closed = self.dense and len(widths) == 1 and config.code_activation == "sigmoid"
+
+    def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
+        choice = self.config.jacobian
+        h = passed.code.mean
+        if self.closed and choice != "hutchinson":
+            norm = one_sigmoid_layer(self.pairs[0], h)
+        elif choice == "exact" or (choice == "auto" and h[0].numel() <= EXACT):
+            norm = jacobian_norm(self.up, passed.seen)
+        else:
+            norm = hutchinson_norm(self.up, passed.seen)
+        return {"jacobian": self.config.alpha * norm.mean()}
+
+
+def one_sigmoid_layer(pair: Pair, h: Tensor) -> Tensor:
+    """|dh/dx|^2, (N,), of h = sigmoid(W x + b): float, (N, K)."""
+    return (h * (1 - h)).square() @ pair.weight.square().sum(1)
+
+
+def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """|df/dx|^2, (N,), exactly, of a function of each input alone; costs a pass an element."""
+    alone = torch.func.jacrev(lambda one: f(one.unsqueeze(0)).flatten())
+    norm: Tensor = torch.func.vmap(alone)(x).square().flatten(1).sum(1)
+    return norm
+
+
+def hutchinson_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An unbiased estimate of |df/dx|^2, (N,), for the price of one pass back."""
+    h, pull = torch.func.vjp(f, x)  # type: ignore[misc]  # three with has_aux alone
+    (gradient,) = pull(torch.randint_like(h, 0, 2) * 2 - 1)
+    estimate: Tensor = gradient.square().flatten(1).sum(1)
+    return estimate

@@ -1,0 +1,121 @@
+"""The generative adversarial network, with an encoder: g makes samples of z ~ N(0, I), D judges.
+
+J(D) = -E log D(x) - E log(1 - D(g(z)))                      (Goodfellow et al. 2014)
+J(g) = -E log D(g(z))            non-saturating
+     = -J(D), its part with g    minimax
+     = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
+Then, with g and D fixed, f minimises |x - g(f(x))|^2 + kappa |D's features of both|^2, each a mean
+over elements (izi_f: Schlegl et al. 2019). conv is a DCGAN (Radford, Metz & Chintala 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
+from compressor.spec import DataSpec, ImageSpec
+from compressor.training.blocks import (
+    ActivationName,
+    Shaped,
+    conv_to_vector,
+    dcgan_generator,
+    dense,
+)
+from compressor.training.discriminator import (
+    LEARNING_RATE,
+    MOMENTUM,
+    Discriminator,
+    cross_entropy,
+)
+from compressor.training.networks import Latent, NetworkName, Widths, is_conv, refuse_odd_size
+
+LARGEST_LOGIT = 10.0  # in exp(logit), which has no bound
+
+
+class GANConfig(PluginConfig):
+    network: NetworkName = Field(
+        "auto", description="conv is a DCGAN; auto: conv for images, dense for vectors"
+    )
+    hidden: Widths | None = Field(
+        None,
+        description="widths from the input inwards; null: [32, 64] (conv), [256, 256] (dense)",
+    )
+    latent: Latent = Field(32, description="elements of z")
+    generator_loss: Literal["non-saturating", "minimax", "maximum-likelihood"] = Field(
+        "non-saturating", description="J(g)"
+    )
+    updates: Literal["alternating", "simultaneous"] = Field(
+        "alternating", description="D steps before g on every batch, or both at once"
+    )
+    kappa: float = Field(1.0, ge=0, description="weight of the features' distance in f's loss")
+    encoder_share: float = Field(0.4, gt=0, lt=1, description="of the training, for f")
+
+
+class GAN(Autoencoder):
+    """Generator against discriminator, then an encoder; the discriminator scores anomalies."""
+
+    Config = GANConfig
+    generative = True
+
+    def __init__(self, config: GANConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        conv = is_conv(config.network, spec)
+        hidden = config.hidden if config.hidden is not None else [32, 64] if conv else [256, 256]
+        if isinstance(spec, ImageSpec) and conv:
+            refuse_odd_size(spec, len(hidden), f"hidden={hidden}")
+            self.f: nn.Module = conv_to_vector(spec, hidden, config.latent)
+            self.g: nn.Module = dcgan_generator(config.latent, hidden[::-1], spec)
+        else:
+            last: ActivationName = "sigmoid" if isinstance(spec, ImageSpec) else "linear"
+            sizes = [spec.elements, *hidden, config.latent]
+            self.f = nn.Sequential(nn.Flatten(), *dense(sizes, "leaky_relu"))
+            self.g = nn.Sequential(*dense(sizes[::-1], "relu", last), Shaped(spec))
+        self.discriminator = Discriminator(spec, min(spec.shape[:2]), conv=conv, norm=True)
+
+    def encode(self, x: Tensor) -> Code:
+        return Code(self.f(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        out: Tensor = self.g(z)
+        return out
+
+    def phases(self) -> Sequence[Phase]:
+        judge = Player("D", [self.discriminator], self._judge, LEARNING_RATE, MOMENTUM)
+        maker = Player("g", [self.g], self._make, LEARNING_RATE, MOMENTUM)
+        share = self.config.encoder_share
+        together = self.config.updates == "simultaneous"
+        return [
+            Phase("adversarial", [judge, maker], 1 - share, together),
+            Phase("encoder", [Player("f", [self.f], self._encode)], share),
+        ]
+
+    def _sample(self, x: Tensor) -> Tensor:
+        return self.decode(torch.randn(len(x), self.config.latent, device=x.device))
+
+    def _judge(self, passed: Pass) -> Mapping[str, Tensor]:
+        fake = self._sample(passed.x)
+        return {"D": cross_entropy(self.discriminator(passed.x), self.discriminator(fake))}
+
+    def _make(self, passed: Pass) -> Mapping[str, Tensor]:
+        logit = self.discriminator(self._sample(passed.x))
+        if self.config.generator_loss == "non-saturating":
+            return {"g": F.softplus(-logit).mean()}
+        if self.config.generator_loss == "minimax":
+            return {"g": -F.softplus(logit).mean()}
+        return {"g": -torch.exp(logit.clamp(max=LARGEST_LOGIT)).mean()}
+
+    def _encode(self, passed: Pass) -> Mapping[str, Tensor]:
+        distance = self.discriminator.distance(passed.x, passed.pixels)
+        return {
+            "distortion": (passed.x - passed.pixels).square().mean(),
+            "features": self.config.kappa * distance.mean(),
+        }
+
+    def scores(self, passed: Pass) -> Mapping[str, Tensor]:
+        return self.discriminator.scores(passed)

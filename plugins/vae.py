@@ -1,0 +1,56 @@
+"""The variational autoencoder: -ELBO = -E log p(x | z) + beta KL(q(z | x) || N(0, I)).
+
+q(z | x) = N(mu, sigma^2), (mu, log sigma^2) = f(x), z = mu + sigma epsilon in training, mu in use
+(Kingma & Welling 2013; beta: Higgins et al. 2017). KL = 1/2 sum mu^2 + sigma^2 - log sigma^2 - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from compressor.plugin import Code, Pass
+from compressor.spec import DataSpec
+from compressor.training.networks import FeedForward, NetworkConfig
+
+LOG_VARIANCES = (-12.0, 6.0)
+# The square error is -log p(x | z) of a Gaussian with deviation s, times 2 s^2: so is beta. s = 0.1
+SQUARE_BETA = 0.02
+
+
+class VAEConfig(NetworkConfig):
+    beta: float | None = Field(
+        None,
+        ge=0,
+        description="weight of KL; null: 1 where the loss is a likelihood in nats (cross-entropy, "
+        f"discretised-logistic), {SQUARE_BETA} with square and absolute",
+    )
+
+
+class VAE(FeedForward):
+    """A Gaussian code close to N(0, I), which samples decode from."""
+
+    Config = VAEConfig
+    generative = True
+
+    def __init__(self, config: VAEConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec, numbers=2)
+        in_nats = config.loss in ("cross-entropy", "discretised-logistic")
+        self.beta = config.beta if config.beta is not None else 1.0 if in_nats else SQUARE_BETA
+
+    def encode(self, x: Tensor) -> Code:
+        mean, log_variance = super().encode(x).mean.chunk(2, 1)
+        return Code(mean, torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCES)))
+
+    def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
+        return {"kl": self.beta * divergence(passed.code).mean()}
+
+
+def divergence(code: Code) -> Tensor:
+    """KL(N(mean, scale^2) || N(0, I)) in nats, (N,)."""
+    assert code.scale is not None
+    variance = code.scale.square()
+    return 0.5 * (code.mean.square() + variance - variance.log() - 1).flatten(1).sum(1)
