@@ -163,7 +163,7 @@ class Model:
         return np.sort(table[score].to_numpy())
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays ``image``, ``code``, ``reconstruction``, the scores and ``error_map``."""
+        """Arrays ``image`` (or ``vector``), ``code``, ``reconstruction``, scores, ``error_map``."""
         import numpy as np
 
         with np.load(io.BytesIO(self.read("golden.npz")), allow_pickle=False) as arrays:

@@ -39,6 +39,15 @@ class ImageSpec(BaseModel):
         """Numbers in one image."""
         return self.height * self.width * self.channels
 
+    @property
+    def bytes_per_place(self) -> int:
+        """Of a pixel, as it is stored."""
+        return self.channels
+
+    def shape_of(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of an image of a size."""
+        return height, width, self.channels
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UnreadableImage, with the reason alone, unless an input of ``shape`` fits."""
         if len(shape) != 3:
@@ -90,12 +99,31 @@ class VectorSpec(BaseModel):
         """Numbers in one vector."""
         return self.length
 
+    @property
+    def channels(self) -> int:
+        """Of a vector seen as an image, one row high."""
+        return 1
+
+    @property
+    def bytes_per_place(self) -> int:
+        """Of a float32."""
+        return 4
+
+    def shape_of(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of a vector, which counts as ``height`` 1."""
+        return (width,) if height == 1 else (height, width)
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UnreadableImage, with the reason alone, unless an input of ``shape`` fits."""
         if len(shape) != 1:
             raise UnreadableImage("is an image, the model takes vectors")
         if shape != self.shape:
             raise UnreadableImage(f"has {shape[0]} numbers, the model takes {self.length}")
+
+
+def size_of(shape: tuple[int, ...]) -> tuple[int, int]:
+    """The height and width of an image (H, W, C); a vector (D,) counts as one row."""
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
 
 
 DataSpec = Annotated[ImageSpec | VectorSpec, Field(discriminator="kind")]

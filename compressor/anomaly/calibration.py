@@ -13,7 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..data.images import Pixels
+from ..data.images import Rows
 from ..engine.engine import Engine
 from ..errors import ConfigError
 
@@ -21,7 +21,7 @@ Scores = npt.NDArray[np.float64]
 
 
 def calibration_scores(
-    engine: Engine, pixels: Pixels, indices: npt.NDArray[np.int64]
+    engine: Engine, pixels: Rows, indices: npt.NDArray[np.int64]
 ) -> dict[str, Scores]:
     """Every score of the images ``pixels[indices]``, float64."""
     pieces = [

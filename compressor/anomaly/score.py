@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ..data.images import Images, Pixels
+from ..data.images import Images, Pixels, Rows
 from ..data.sinks import png_path
 from ..engine.job import Job
 from ..errors import ConfigError
@@ -23,6 +23,7 @@ from ..files import merging_folder, refuse_existing, refuse_input
 from ..log import log
 from ..report.heatmaps import save_heatmap
 from ..report.page import ScoredImage, ScoringReport, write_report
+from ..spec import size_of
 from .calibration import Scores, benjamini_hochberg, p_values, threshold_for
 from .results import Row, RowWriter, results_file
 
@@ -36,11 +37,11 @@ class Strange:
 
     score: float
     name: str = field(compare=False)
-    pixels: Pixels = field(compare=False)
+    pixels: Rows = field(compare=False)
     error_map: npt.NDArray[np.float32] = field(compare=False)
 
 
-Pictures = dict[int, tuple[Pixels, npt.NDArray[np.float32]]]
+Pictures = dict[int, tuple[Rows, npt.NDArray[np.float32]]]
 
 
 def score(
@@ -79,6 +80,8 @@ def score(
             refuse_input(Path(path), data, model)
             refuse_existing(Path(path), force)
     job = Job("score", data, model, device)
+    if heatmaps is not None and job.model.spec.kind != "image":
+        raise ConfigError("--heatmaps is for images; the report shows a vector's worst columns")
     names = job.model.manifest.scores
     if not names:
         raise ConfigError(f"{model} only decodes an archive: it has no scorer")
@@ -200,11 +203,11 @@ class Scoring:
 
     def write_report(self, path: Path, threshold: float, anomalies: int, force: bool) -> None:
         """An HTML page with the strangest images beside what the model makes of them."""
-        worst = []
+        worst, kind = [], self.job.model.spec.kind
         for strange in sorted(self.strangest, reverse=True):
             pixels = strange.pixels[None]
             codes = self.job.engine.encode(pixels)
-            (reconstruction,) = self.job.engine.decode(codes, *pixels.shape[1:3])
+            (reconstruction,) = self.job.engine.decode(codes, *size_of(pixels.shape[1:]))
             p_value = None
             if len(self.calibration):
                 p_value = float(p_values(self.calibration, np.array([strange.score]))[0])
@@ -220,7 +223,8 @@ class Scoring:
                 )
             )
         report = ScoringReport(
-            title=f"{anomalies:,} of {self.job.images:,} images are anomalies",
+            title=f"{anomalies:,} of {self.job.images:,} {kind}s are anomalies",
+            columns=getattr(self.job.model.spec, "columns", None),
             data=self.job.source.location,
             model=str(self.job.model.location),
             scorer=self.scorer,

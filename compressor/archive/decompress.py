@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.images import Pixels
+from ..data.images import Rows
 from ..data.sinks import open_sink
 from ..engine.engine import Engine
 from ..engine.pipeline import in_order
@@ -17,6 +17,7 @@ from ..files import refuse_existing, refuse_input
 from ..log import log
 from ..model import Model
 from ..progress import Progress
+from ..spec import VectorSpec
 from .reader import Archive, Segment
 
 
@@ -25,7 +26,7 @@ class Decoded:
     """The images of a segment in order, and the names and reasons of those that are lost."""
 
     names: list[str]
-    pixels: list[Pixels]
+    pixels: list[Rows]
     lost: list[tuple[str, str]]
 
 
@@ -41,6 +42,8 @@ def decompress(
 ) -> dict[str, Any]:
     """Writes the images of ``archive``: a folder of PNG files, *.npy or *.parquet.
 
+    Vectors are written as *.npy, *.csv or *.parquet.
+
     ``only``: a glob over names; blocks without a match are not read. ``model``: a copy of the model
     that made the archive, where the one inside is missing or damaged. What damage leaves readable
     is written; the rest is named.
@@ -50,7 +53,7 @@ def decompress(
     started = time.monotonic()
     output = Path(output)
     refuse_input(output, archive, model)
-    if output.suffix in (".npy", ".parquet"):
+    if output.suffix in (".npy", ".parquet", ".csv"):
         refuse_existing(output, force)
     opened = Archive.open(archive, None if model is None else Model.open(model))
     engine = Engine(opened.model.read, device)
@@ -58,7 +61,7 @@ def decompress(
 
     def work(segment: Segment) -> Decoded:
         coded = segment.load()
-        found: dict[int, Pixels] = {}
+        found: dict[int, Rows] = {}
         for group in coded.groups:
             pixels = engine.decode(group.codes, group.height, group.width)
             found |= zip(group.positions.tolist(), pixels, strict=True)
@@ -66,9 +69,11 @@ def decompress(
         lost = [(coded.names[place], reason) for place, reason in sorted(coded.missing.items())]
         return Decoded([coded.names[p] for p in places], [found[p] for p in places], lost)
 
+    spec = opened.model.spec
+    vectors = spec if isinstance(spec, VectorSpec) else None
     images, lost = 0, []
     with (
-        open_sink(output, opened.count, force) as sink,
+        open_sink(output, opened.count, force, vectors) as sink,
         Progress("decompress", None if only else opened.count, shown=progress) as bar,
     ):
         for decoded in in_order(work, opened.segments(only)):

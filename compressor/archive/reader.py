@@ -164,7 +164,7 @@ class Archive:
         if header.number != part.number * PER_PART + block or _place(place.offset, header) != place:
             raise ArchiveError(f"{where} is not what its index says")
         try:
-            self.model.spec.check((header.height, header.width, self.model.spec.channels))
+            self.model.spec.check(self.model.spec.shape_of(header.height, header.width))
         except UnreadableImage as error:
             raise ArchiveError(f"{where} {error}") from error
         return blocks.unpack(frame, self.model.prior, self.model.code)[0]

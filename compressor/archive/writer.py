@@ -91,8 +91,8 @@ def pack_images(images: CodedImages, prior: Prior) -> PackedImages:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes: of the images' pixels, of the codes by the prior's ideal lengths, and on disk those of
-    the embedded model, the items, the entropy-coded payload and everything together."""
+    """Bytes: of the pixels (or a vector's numbers), of the codes by the prior's ideal lengths, and
+    on disk those of the embedded model, the items, the entropy-coded payload and all together."""
 
     raw_bytes: int
     ideal_bytes: int
@@ -262,7 +262,7 @@ class ArchiveWriter:
         for name, content in manifest.to_files().items():
             (self._folder / name).write_bytes(content)
         self.sizes = Sizes(
-            raw_bytes=self._ledger.pixels * self._model.spec.channels,
+            raw_bytes=self._ledger.pixels * self._model.spec.bytes_per_place,
             ideal_bytes=math.ceil(self._ledger.ideal_bits / 8),
             model_bytes=_bytes_below(embedded),
             items_bytes=_bytes_below(self._folder / "items"),

@@ -24,6 +24,8 @@ class TarSource:
     images, or has a member whose name leads out of a folder.
     """
 
+    columns = None
+
     def __init__(self, path: Path) -> None:
         self.location = str(path)
         self._path = path
@@ -60,6 +62,8 @@ class ZipSource:
     Raises DataError for a file that is damaged, without images, or has a member whose name leads
     out of a folder. A damaged or encrypted member is an unreadable image.
     """
+
+    columns = None
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)

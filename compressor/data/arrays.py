@@ -1,4 +1,8 @@
-"""Arrays of images as sources: given from Python, in a .npy file, or as a member of a .npz file."""
+"""Arrays as sources: given from Python, in a .npy file, or as a member of a .npz file.
+
+uint8 arrays are images, (N, H, W) grey or (N, H, W, C) with C of 1, 3 or 4; float16, float32 and
+float64 arrays (N, D) are vectors.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +19,25 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .images import Chunk, Group, Images, Pixels
+from .images import Chunk, Group, Images, Rows
 from .names import row_names
 from .reading import fingerprint, reading
+from .tables import vectors
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 
 class ArraySource:
-    """Rows of a uint8 array, (N, H, W) grey or (N, H, W, C) with C of 1, 3 or 4.
+    """Rows of an array of images or vectors.
 
     Raises DataError for other types and shapes. ``path`` is the file that the array maps, if any.
     """
 
+    columns = None
+
     def __init__(self, array: npt.NDArray[Any], path: Path | None = None) -> None:
         self.location = str(path) if path else "the array"
-        self._shape = _image_shape(array.shape, array.dtype, self.location)
+        self._shape = _row_shape(array.shape, array.dtype, self.location)
         self._array, self._path = array, path
 
     def count(self) -> int:
@@ -51,33 +58,35 @@ class ArraySource:
             yield Chunk(first, stop - first, partial(self._load, first, stop))
 
     def _load(self, first: int, stop: int) -> Images:
-        pixels = np.array(self._array[first:stop], order="C", subok=False)
-        return _one_group(row_names(first, stop, len(self._array)), pixels, self._shape)
+        rows = np.array(self._array[first:stop], order="C", subok=False)
+        return _one_group(row_names(first, stop, len(self._array)), rows, self._shape)
 
 
 class NpzSource:
     """Rows of one array in a .npz file, read in order and never held as a whole.
 
-    Without a ``key`` the file must have exactly one array that can be images. Raises DataError,
-    listing the keys, if it does not.
+    Without a ``key`` the file must have exactly one array that can be images or vectors. Raises
+    DataError, listing the keys, if it does not.
     """
+
+    columns = None
 
     def __init__(self, path: Path, key: str | None) -> None:
         with reading(path), zipfile.ZipFile(path) as archive:
             headers = dict(_headers(archive))
         if key is None:
-            candidates = [key for key, header in headers.items() if _can_be_images(header)]
+            candidates = [key for key, header in headers.items() if _is_readable(header)]
             if len(candidates) != 1:
                 raise DataError(
-                    f"{path} has {len(candidates) or 'no'} arrays of images; name one of its keys "
-                    f"({', '.join(headers)}) as {path}::KEY"
+                    f"{path} has {len(candidates) or 'no'} arrays of images or vectors; name one "
+                    f"of its keys ({', '.join(headers)}) as {path}::KEY"
                 )
             key = candidates[0]
         elif key not in headers:
             raise DataError(f"{path} has no array {key!r}; its keys are {', '.join(headers)}")
         self.location = f"{path}::{key}"
         shape, in_fortran_order, dtype = headers[key]
-        self._shape = _image_shape(shape, dtype, self.location)
+        self._shape, self._dtype = _row_shape(shape, dtype, self.location), dtype
         if in_fortran_order:
             raise DataError(
                 f"{self.location} is stored in Fortran order and has no rows to read one by one; "
@@ -92,7 +101,7 @@ class NpzSource:
         return fingerprint("npz", iter([(self._key, self._path)]))
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
-        row = math.prod(self._shape)
+        row = math.prod(self._shape) * self._dtype.itemsize
         with (
             reading(self._path),
             zipfile.ZipFile(self._path) as archive,
@@ -108,40 +117,45 @@ class NpzSource:
                 yield Chunk(first, stop - first, partial(self._load, data, first, stop))
 
     def _load(self, data: bytes, first: int, stop: int) -> Images:
-        pixels = np.frombuffer(data, np.uint8).copy()  # bytes are read-only; torch warns of that
-        return _one_group(row_names(first, stop, self._count), pixels, self._shape)
+        rows = np.frombuffer(data, self._dtype).copy()  # bytes are read-only; torch warns of that
+        return _one_group(row_names(first, stop, self._count), rows, self._shape)
 
 
 def open_npy(path: Path) -> ArraySource:
-    """A .npy file, memory-mapped. Raises DataError if it is damaged or does not hold images."""
+    """A .npy file, memory-mapped. Raises DataError if it is damaged or holds something else."""
     with reading(path):
         array = np.lib.format.open_memmap(path, mode="r")
     return ArraySource(array, path)
 
 
-def _one_group(names: list[str], pixels: Pixels, shape: tuple[int, int, int]) -> Images:
-    group = Group(np.arange(len(names), dtype=np.int64), pixels.reshape(len(names), *shape))
-    return Images(names, [group])
+def _one_group(names: list[str], rows: Rows, shape: tuple[int, ...]) -> Images:
+    rows = rows.reshape(len(names), *shape)
+    if len(shape) == 1:
+        return vectors(names, rows)
+    return Images(names, [Group(np.arange(len(names), dtype=np.int64), rows)])
 
 
-def _image_shape(
-    shape: tuple[int, ...], dtype: np.dtype[Any], location: str
-) -> tuple[int, int, int]:
-    """(H, W, C) of the rows. Raises DataError unless they can only be taken for images."""
-    if _can_be_images((shape, False, dtype)):
-        return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
-    raise DataError(
-        f"{location} is {dtype} {shape}; wanted is uint8 (N, H, W) or (N, H, W, C) with 1, 3 or 4 "
-        "channels and N of at least 1 (one image: array[None])"
-    )
+def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> tuple[int, ...]:
+    """(H, W, C) or (D,). Raises DataError unless the rows can only be taken for the one."""
+    if not _is_readable((shape, False, dtype)):
+        raise DataError(
+            f"{location} is {dtype} {shape}; wanted is uint8 (N, H, W) or (N, H, W, C) with 1, 3 "
+            "or 4 channels (one image: array[None]), or float (N, D) for vectors, N at least 1"
+        )
+    if dtype != np.uint8:
+        return (shape[1],)
+    return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
 
 
-def _can_be_images(header: Header) -> bool:
+def _is_readable(header: Header) -> bool:
     shape, _, dtype = header
-    if dtype != np.uint8 or not shape or not all(shape):
+    if not shape or not all(shape):
         return False
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return len(shape) == 2
     # (H, W, 3) is one colour image that lacks its N, not H grey images, three pixels wide.
-    return (len(shape), shape[-1] in (1, 3, 4)) in ((3, False), (4, True))
+    images = ((3, False), (4, True))
+    return dtype == np.uint8 and (len(shape), shape[-1] in (1, 3, 4)) in images
 
 
 def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[str, Header]]:

@@ -22,6 +22,8 @@ class FolderSource:
     is an unreadable image.
     """
 
+    columns = None
+
     def __init__(self, folder: Path, files: list[str], location: str) -> None:
         self.location = location
         self._folder, self._files = folder, files

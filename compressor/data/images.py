@@ -1,23 +1,30 @@
-"""Images on their way through a job: undecoded in a Chunk, as pixels in Images."""
+"""Data on their way through a job: undecoded in a Chunk, as arrays in Images.
+
+Vectors go the same way as images: a float32 (D,) where an image has uint8 (H, W, C).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
+Rows = npt.NDArray[Any]  # uint8 (n, H, W, C) or float32 (n, D)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one size: ``pixels`` (n, H, W, C) uint8; ``positions`` (n,) says which they are."""
+    """Images of one size: ``pixels`` uint8 (n, H, W, C); ``positions`` (n,) says which they are.
+
+    Of vectors, ``pixels`` are the float32 (n, D) numbers.
+    """
 
     positions: npt.NDArray[np.int64]
-    pixels: Pixels
+    pixels: Rows
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class Source(Protocol):
 
     location: str
 
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """The names of a vector's numbers, where they have names."""
+
     def count(self) -> int | None:
         """How many images there are, or None where only reading on would tell."""
 
@@ -60,5 +71,5 @@ class Source(Protocol):
 class Sink(Protocol):
     """Where decompressed images go: whole at the end of a ``with`` block, absent after an error."""
 
-    def write(self, names: list[str], pixels: list[Pixels]) -> None:
-        """Adds images, each (H, W, C) uint8, in the order of the archive."""
+    def write(self, names: list[str], pixels: list[Rows]) -> None:
+        """Adds images, uint8 (H, W, C), or vectors, float32 (D,), in the order of the archive."""

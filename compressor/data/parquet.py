@@ -30,6 +30,8 @@ class ParquetSource:
     part is damaged or different.
     """
 
+    columns = None
+
     def __init__(self, location: Path, parts: list[Path], column: str | None) -> None:
         self._parts: list[tuple[Path, int]] = []
         for part in parts:
@@ -109,6 +111,13 @@ class ParquetSource:
         unsafe = pc.any(pc.match_substring_regex(names, UNSAFE)).as_py()
         distinct = pc.count_distinct(names, mode="only_valid").as_py()
         return not unsafe and bool(distinct == self._count)
+
+
+def holds_images(part: Path, column: str | None) -> bool:
+    """Whether a column of the file, or the one named, has encoded images."""
+    with _open(part) as file:
+        fields = [f for f in file.schema_arrow if column is None or f.name == column]
+    return any(_holds_images(field.type) for field in fields)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Where images go: a folder of PNG files, one .npy array, or a Parquet table; whole or absent."""
+"""Where images and vectors go: PNG files, one .npy array, a table; whole or absent."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ..errors import ArchiveError, OutputError
+from ..errors import ArchiveError, ConfigError, OutputError
 from ..files import atomic_file, merging_folder
-from .images import Pixels, Sink
+from ..spec import VectorSpec
+from .images import Pixels, Rows, Sink
 from .names import is_unsafe
 from .npy import GrowingNpy
 
@@ -37,24 +39,35 @@ _SCHEMA = pa.schema(
 
 
 @contextmanager
-def open_sink(path: Path, count: int, force: bool = False) -> Iterator[Sink]:
-    """Yields a sink for up to ``count`` images that writes ``path``, by its suffix.
+def open_sink(
+    path: Path, count: int, force: bool = False, vectors: VectorSpec | None = None
+) -> Iterator[Sink]:
+    """Yields a sink for up to ``count`` images, or ``vectors``; it writes ``path``, by its suffix.
 
     .npy: uint8 (N, H, W) for grey images, (N, H, W, C) for others, all of one size. .parquet: the
     columns path and image, a struct of PNG bytes and path. Otherwise a folder of PNG files with
-    the images' names, see png_path.
+    the images' names, see png_path. Vectors: .npy, float32 (N, D), or .csv and .parquet with the
+    column name and one for each number, which has the model's name for it or c0, c1 and so on.
 
     With ``force`` a file is replaced at the end; in a folder that exists, new files replace those
     of the same name and all others stay. Raises OutputError if ``path`` exists and ``force`` is
     not given, if it cannot be written, or if images do not fit into one array; ArchiveError for a
-    name that leads out of the folder.
+    name that leads out of the folder; ConfigError for a file that is none for such data.
     """
+    suffix = path.suffix.lower()
+    if vectors and suffix not in (".npy", ".csv", ".parquet"):
+        raise ConfigError(f"-o {path}: vectors are written as .npy, .csv or .parquet")
+    if suffix == ".csv" and not vectors:
+        raise ConfigError(f"-o {path}: images are written as .npy, .parquet or a folder of PNG")
     with ExitStack() as stack:
-        sink: _NpySink | _ParquetSink | _FolderSink
-        if path.suffix.lower() == ".npy":
+        sink: _NpySink | _ParquetSink | _FolderSink | _TableSink
+        if suffix == ".npy":
             temporary = stack.enter_context(atomic_file(path, force))
             sink = _NpySink(temporary, count, stack)
-        elif path.suffix.lower() == ".parquet":
+        elif vectors:
+            temporary = stack.enter_context(atomic_file(path, force))
+            sink = _TableSink(temporary, suffix, vectors, stack)
+        elif suffix == ".parquet":
             temporary = stack.enter_context(atomic_file(path, force))
             sink = _ParquetSink(temporary, stack)
         else:
@@ -96,12 +109,12 @@ class _NpySink:
         self._shape: tuple[int, ...] = ()
         self._row_shape: tuple[int, ...] = ()
 
-    def write(self, names: list[str], pixels: list[Pixels]) -> None:
+    def write(self, names: list[str], pixels: list[Rows]) -> None:
         for name, image in zip(names, pixels, strict=True):
             if self._file is None:
                 self._shape = image.shape
-                self._row_shape = image.shape[:2] if image.shape[2] == 1 else image.shape
-                self._file = self._open(self._row_shape)
+                self._row_shape = image.shape[:2] if image.shape[2:] == (1,) else image.shape
+                self._file = self._open(self._row_shape, image.dtype)
                 self._check_space(image.nbytes * self._count)
             if image.shape != self._shape:
                 raise OutputError(
@@ -112,16 +125,41 @@ class _NpySink:
 
     def finish(self) -> None:
         if self._file is None:
-            self._open((0, 0))
+            self._open((0, 0), np.dtype(np.uint8))
 
-    def _open(self, row_shape: tuple[int, ...]) -> GrowingNpy:
-        return self._stack.enter_context(GrowingNpy(self._path, row_shape, np.uint8))
+    def _open(self, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> GrowingNpy:
+        return self._stack.enter_context(GrowingNpy(self._path, row_shape, dtype))
 
     def _check_space(self, needed: int) -> None:
         """Better now than hours later."""
         free = shutil.disk_usage(self._path.parent).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
+
+
+class _TableSink:
+    """Vectors as rows of a table."""
+
+    def __init__(self, path: Path, suffix: str, spec: VectorSpec, stack: ExitStack) -> None:
+        columns = spec.columns or tuple(f"c{number}" for number in range(spec.length))
+        name = next(n for n in ("name", "path", "row_name") if n not in columns)
+        self._schema = pa.schema(
+            [(name, pa.string()), *((column, pa.float32()) for column in columns)]
+        )
+        writer = (
+            pyarrow.csv.CSVWriter(path, self._schema)
+            if suffix == ".csv"
+            else pq.ParquetWriter(path, self._schema, compression="zstd")
+        )
+        self._writer = stack.enter_context(writer)
+
+    def write(self, names: list[str], pixels: list[Rows]) -> None:
+        if names:
+            columns = [pa.array(column) for column in np.stack(pixels, axis=1)]
+            self._writer.write_table(pa.table([pa.array(names), *columns], self._schema))
+
+    def finish(self) -> None:
+        """Every row is written."""
 
 
 class _ParquetSink:
@@ -140,7 +178,7 @@ class _ParquetSink:
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def write(self, names: list[str], pixels: list[Pixels]) -> None:
+    def write(self, names: list[str], pixels: list[Rows]) -> None:
         for name, png in zip(names, self._pool.map(encode_png, pixels), strict=True):
             self._rows.append({"path": name, "image": {"bytes": png, "path": name}})
             self._bytes += len(png)
@@ -159,7 +197,7 @@ class _FolderSink:
         self._folder = folder
         self._pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
 
-    def write(self, names: list[str], pixels: list[Pixels]) -> None:
+    def write(self, names: list[str], pixels: list[Rows]) -> None:
         for name, png in zip(names, self._pool.map(encode_png, pixels), strict=True):
             path = png_path(self._folder, name)
             try:

@@ -1,7 +1,8 @@
-"""Opens whatever holds images: the one door for every verb's DATA."""
+"""Opens whatever holds images or vectors: the one door for every verb's DATA."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,25 @@ from .arrays import ArraySource, NpzSource, open_npy
 from .decode import IMAGE_SUFFIXES
 from .folder import FolderSource, find_files
 from .images import Source
-from .parquet import ParquetSource
+from .parquet import ParquetSource, holds_images
+from .tables import CsvTable, ParquetTable, TableSource
 
 WANTED = (
     "a folder of images or of Parquet files, an image file (.png .jpg .jpeg .webp .tif .tiff .bmp)"
-    ", .npy, .npz, .parquet, .tar, .tar.gz, .tgz or .zip"
+    ", .npy, .npz, .parquet, .csv, .tar, .tar.gz, .tgz or .zip"
 )
 
 
-def open_source(location: str | Path | npt.NDArray[Any]) -> Source:
-    """The images in a folder, a file or an array; a source is read from the front, once.
+def open_source(
+    location: str | Path | npt.NDArray[Any], columns: Sequence[str] | None = None
+) -> Source:
+    """The images or vectors in a folder, a file or an array; read from the front, once.
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
-    files) name one array or column of several. Arrays are uint8 (N, H, W) or (N, H, W, C) with C
-    of 1, 3 or 4. A folder that holds images is read as such, whatever else is in it.
+    files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
+    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or float (N, D). A folder that holds images
+    is read as such, whatever else is in it. ``columns``: those that a model takes, in its order; a
+    table has to have them, what it has beside them is left out.
 
     Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
     holds something else.
@@ -41,14 +47,18 @@ def open_source(location: str | Path | npt.NDArray[Any]) -> Source:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"cannot open {path}: {reason}; give {WANTED}") from error
     if path.is_dir():
-        return _open_folder(path, key)
+        return _open_folder(path, key, columns)
     name = path.name.lower()
     if name.endswith(".npz"):
         return NpzSource(path, key)
     if name.endswith(".parquet"):
-        return ParquetSource(path, [path], key)
+        return _open_parquet(path, [path], key, columns)
+    if name.endswith(".csv"):
+        return TableSource(path, CsvTable(path), key, columns)
     if key is not None:
-        raise DataError(f"{path} has no parts to name with ::{key}; only .npz and Parquet have")
+        raise DataError(
+            f"{path} has no parts to name with ::{key}; only .npz, Parquet and .csv have"
+        )
     if name.endswith(".npy"):
         return open_npy(path)
     if name.endswith((".tar", ".tar.gz", ".tgz")):
@@ -68,11 +78,19 @@ def _split(location: str) -> tuple[Path, str | None]:
     return Path(front), key
 
 
-def _open_folder(folder: Path, column: str | None) -> Source:
+def _open_parquet(
+    location: Path, parts: list[Path], key: str | None, columns: Sequence[str] | None
+) -> Source:
+    if holds_images(parts[0], key):
+        return ParquetSource(location, parts, key)
+    return TableSource(location, ParquetTable(parts), key, columns)
+
+
+def _open_folder(folder: Path, column: str | None, columns: Sequence[str] | None) -> Source:
     images = [] if column else find_files(folder, IMAGE_SUFFIXES)
     if images:
         return FolderSource(folder, images, str(folder))
     parts = [folder / part for part in find_files(folder, [".parquet"])]
     if parts:
-        return ParquetSource(folder, parts, column)
+        return _open_parquet(folder, parts, column, columns)
     raise DataError(f"{folder} holds no images and no Parquet files; give {WANTED}")

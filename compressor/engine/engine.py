@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from ..data.images import Pixels
+from ..data.images import Rows
+from ..spec import size_of
 from .providers import Device, choose_device
 
 Codes = npt.NDArray[np.int32]
@@ -41,19 +42,22 @@ class Engine:
         self._lock = threading.Lock()
         self._calls = None if self.device.is_cpu else threading.BoundedSemaphore(GPU_CALLS)
 
-    def encode(self, pixels: Pixels) -> Codes:
-        """(N, H, W, C) uint8 -> codes int32 (N, *code_shape)."""
-        codes: Codes = self._run("encoder", "image", pixels, batch_size(*pixels.shape[1:3]))["code"]
+    def encode(self, pixels: Rows) -> Codes:
+        """uint8 images (N, H, W, C) or float32 vectors (N, D) -> codes int32 (N, *code_shape)."""
+        codes: Codes = self._run("encoder", pixels, size_of(pixels.shape[1:]))["code"]
         return codes
 
-    def decode(self, codes: Codes, height: int, width: int) -> Pixels:
-        """int32 codes (N, *code_shape) of images of height x width -> (N, H, W, C) uint8."""
-        pixels: Pixels = self._run("decoder", "code", codes, batch_size(height, width))["image"]
-        return pixels
+    def decode(self, codes: Codes, height: int, width: int) -> Rows:
+        """int32 codes (N, *code_shape) of images of height x width -> (N, H, W, C) uint8.
 
-    def score(self, pixels: Pixels) -> dict[str, npt.NDArray[np.float32]]:
-        """(N, H, W, C) uint8 -> each score (N,) and error_map (N, H, W), float32, raw."""
-        return self._run("scorer", "image", pixels, batch_size(*pixels.shape[1:3]))
+        Vectors have height 1 and width D, and come as float32 (N, D).
+        """
+        decoded: list[Rows] = list(self._run("decoder", codes, (height, width)).values())
+        return decoded[0]
+
+    def score(self, pixels: Rows) -> dict[str, npt.NDArray[np.float32]]:
+        """Images or vectors -> each score (N,), and error_map (N, H, W) or (N, D); float32, raw."""
+        return self._run("scorer", pixels, size_of(pixels.shape[1:]))
 
     def session(self, graph: str) -> ort.InferenceSession:
         """The session of encoder, decoder or scorer; raises ModelError or DeviceError."""
@@ -62,8 +66,9 @@ class Engine:
                 self._sessions[graph] = self.device.session(self._read(f"{graph}.onnx"))
             return self._sessions[graph]
 
-    def _run(self, graph: str, name: str, array: npt.NDArray[Any], batch: int) -> dict[str, Any]:
-        session = self.session(graph)
+    def _run(self, graph: str, array: npt.NDArray[Any], size: tuple[int, int]) -> dict[str, Any]:
+        session, batch = self.session(graph), batch_size(*size)
+        (name,) = (entry.name for entry in session.get_inputs())
         names = [output.name for output in session.get_outputs()]
         run: Callable[..., Sequence[Any]] = session.run
         pieces: list[Sequence[Any]] = []

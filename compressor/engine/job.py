@@ -32,7 +32,7 @@ class Job:
     ) -> None:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
-        self.source = open_source(data)
+        self.source = open_source(data, getattr(self.model.spec, "columns", None))
         self.engine = Engine(self.model.read, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
@@ -63,7 +63,8 @@ class Job:
                 bar.update(start + self.images + len(self.unreadable))
         if not self.images and not start:
             reason = f"; the first: {' '.join(self.unreadable[0])}" if self.unreadable else ""
-            raise DataError(f"no image in {self.source.location} can be used{reason}")
+            kind = self.model.spec.kind
+            raise DataError(f"no {kind} in {self.source.location} can be used{reason}")
 
     def summary(self) -> dict[str, Any]:
         """The keys that every verb's summary ends with."""

@@ -33,7 +33,7 @@ def worker_count() -> int:
 
 
 def chunk_size(spec: DataSpec, source: Source) -> int:
-    """Images in a chunk: at most 256, and at most 64 MiB if they are like the first one."""
+    """Inputs in a chunk: at most 256, and at most 64 MiB if they are like the first one."""
     elements = spec.elements
     if spec.stride is not None:  # any size: ask the data
         first = next(iter(source.chunks(1)), None)

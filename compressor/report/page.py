@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from ..data.images import Pixels
+from ..data.images import Pixels, Rows
 from ..files import atomic_file
 from .heatmaps import overlay, ramp
 from .pictures import comparison_sheet, png, shrunk
@@ -22,21 +22,25 @@ WORST_IMAGES = 60
 UNREADABLE_SHOWN = 100
 BINS = 60
 PICTURE_SIDE = 320
+COLUMNS_SHOWN = 5
 
 Scores = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image and what was found: ``pixels`` uint8 (H, W, C); ``error_map`` float32 (H, W)."""
+    """One image and what was found: ``pixels`` uint8 (H, W, C); ``error_map`` float32 (H, W).
+
+    A vector has float32 (D,) for each.
+    """
 
     path: str
     score: float
     p_value: float | None
     is_anomaly: bool
-    pixels: Pixels
+    pixels: Rows
     error_map: npt.NDArray[np.float32] | None = None
-    reconstruction: Pixels | None = None
+    reconstruction: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class ScoringReport:
     unreadable: Sequence[tuple[str, str]] = ()
     facts: Sequence[tuple[str, str]] = ()
     compression: CompressionSummary | None = None
+    columns: Sequence[str] | None = None  # names of a vector's numbers
 
 
 def write_report(path: Path, report: ScoringReport, force: bool) -> None:
@@ -91,7 +96,7 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
     page = environment.from_string(template).render(
         report=report,
         histogram=_histogram(report),
-        worst=[_card(image, scale) for image in worst],
+        worst=[_card(image, scale, report.columns) for image in worst],
         error_scale=scale,
         error_ramp=[_css_colour(colour) for colour in ramp(np.linspace(0, 1, 9, dtype=np.float32))],
         unreadable_shown=UNREADABLE_SHOWN,
@@ -106,6 +111,7 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
 class _Card:
     image: ScoredImage
     pictures: list[tuple[str, str]]  # caption, data URI
+    numbers: list[tuple[str, float, float]]  # of a vector: column, value, what it is rebuilt to
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ class _Histogram:
     ticks: list[tuple[float, str]]
 
 
-def _card(image: ScoredImage, scale: float) -> _Card:
+def _card(image: ScoredImage, scale: float, columns: Sequence[str] | None) -> _Card:
+    if image.pixels.ndim == 1:
+        return _Card(image, [], _worst_columns(image, columns))
     pictures = [("original", image.pixels)]
     if image.reconstruction is not None:
         pictures.append(("reconstruction", image.reconstruction))
@@ -127,7 +135,24 @@ def _card(image: ScoredImage, scale: float) -> _Card:
     return _Card(
         image,
         [(caption, _data_uri(shrunk(pixels, PICTURE_SIDE))) for caption, pixels in pictures],
+        [],
     )
+
+
+def _worst_columns(
+    image: ScoredImage, columns: Sequence[str] | None
+) -> list[tuple[str, float, float]]:
+    """The numbers of a vector with the largest errors."""
+    if image.error_map is None or image.reconstruction is None:
+        return []
+    return [
+        (
+            columns[place] if columns else f"c{place}",
+            float(image.pixels[place]),
+            float(image.reconstruction[place]),
+        )
+        for place in np.argsort(-image.error_map)[:COLUMNS_SHOWN]
+    ]
 
 
 def _error_scale(images: Sequence[ScoredImage]) -> float:

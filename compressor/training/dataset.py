@@ -110,7 +110,7 @@ def _decode(source: Source, file: Path, record: Path) -> None:
     told = {
         "shape": first[1],
         "count": count,
-        "columns": getattr(source, "columns", None),
+        "columns": source.columns,
         "unreadable": unreadable,
     }
     write_atomically(record, json.dumps(told).encode())

@@ -1,6 +1,7 @@
-"""Every built-in plugin on the same data and budget, and the claim that each is there for, measured.
+"""Every built-in plugin on the same data and budget, and the claim that each is there for.
 
-Usage: python benchmarks/plugins.py [--data FOLDER] [--output FOLDER] [--seconds S] [--only NAME]
+Usage: python benchmarks/autoencoders.py [--data FOLDER] [--output FOLDER] [--seconds S]
+                                         [--only NAME]
 
 FOLDER (or the environment variable COMPRESSOR_DATA) holds fashion_mnist_pub.npz, mnist.npz (both
 with x_train and x_test) and notmnist_pub.npz (x), uint8 images of 28x28. Each cell (a plugin's row,
@@ -14,9 +15,7 @@ import argparse
 import json
 import math
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from compressor.plugins.contractive import hutchinson_norm, jacobian_norm
+from compressor.plugins.contractive import jacobian_norm
 from compressor.plugins.denoising import Denoising
 from compressor.plugins.vae import divergence
 from scipy.linalg import subspace_angles
@@ -263,7 +262,9 @@ def denoising(bench: Bench) -> Cell:
         before, after = ((x - other).square().mean().item() for other in (seen, pixels))
         figures[noise] = {"before": psnr(before), "after": psnr(after)}
     gains = {noise: row["after"] - row["before"] for noise, row in figures.items()}
-    others = ", ".join(f"{noise} {gain:.1f}" for noise, gain in gains.items() if noise != "gaussian")
+    others = ", ".join(
+        f"{noise} {gain:.1f}" for noise, gain in gains.items() if noise != "gaussian"
+    )
     return {
         **figures,
         "met": gains["gaussian"] >= 6,
@@ -367,7 +368,7 @@ CLAIMS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("COMPRESSOR_DATA"))
-    parser.add_argument("--output", type=Path, default=Path("plugins-benchmark"))
+    parser.add_argument("--output", type=Path, default=Path("autoencoders-benchmark"))
     parser.add_argument("--seconds", type=float, default=90, help="of each training")
     parser.add_argument("--only", choices=CLAIMS, help="one plugin instead of all")
     arguments = parser.parse_args()
