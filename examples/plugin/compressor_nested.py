@@ -1,0 +1,37 @@
+"""Nested dropout: J(x, g(f(x) masked behind b)), b drawn anew for every input (Rippel et al. 2014).
+
+Element k is there more often than element k + 1, so it learns to be worth more: the code's first
+elements alone are a good code already, and rate is spent where it helps most.
+"""
+
+import torch
+from pydantic import Field
+
+from compressor.plugin import Autoencoder, Code, PluginConfig
+from compressor.training.blocks import Shaped, dense
+
+
+class NestedConfig(PluginConfig):
+    hidden: int = Field(128, ge=1, le=4096, description="units of the hidden layer")
+    latent: int = Field(16, ge=1, le=4096, description="elements of the code")
+
+
+class Nested(Autoencoder):
+    """A code whose elements come in order of importance."""
+
+    Config = NestedConfig
+
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.f = dense([spec.elements, config.hidden, config.latent], "relu")
+        self.g = dense([config.latent, config.hidden, spec.elements], "relu").append(Shaped(spec))
+
+    def encode(self, x):
+        code = self.f(x.flatten(1))
+        if self.training:
+            kept = 1 + torch.floor(torch.rand(len(code), 1) * self.config.latent)
+            code = code * (torch.arange(self.config.latent) < kept)
+        return Code(code)
+
+    def decode(self, z):
+        return self.g(z)
