@@ -307,6 +307,20 @@ def calibrate(model: str, data: str, device: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("model")
+@click.argument("data")
+@output_option("The page, PAGE.html.")
+@device
+@force
+@as_json
+def report(model: str, data: str, output: str, device: str, force: bool, as_json: bool) -> None:
+    """Show what MODEL has learned, with inputs from DATA, as one HTML page."""
+    from compressor import verbs
+
+    _finish(verbs.report(model, data, output, device=device, force=force), as_json)
+
+
+@cli.command()
 @click.argument("path")
 @as_json
 def inspect(path: str, as_json: bool) -> None:

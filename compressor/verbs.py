@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .export.verb import export
     from .inspection import inspect, verify
     from .registry import plugins
+    from .report.model_page import report
     from .training.train import train
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "export",
     "inspect",
     "plugins",
+    "report",
     "score",
     "train",
     "verify",
@@ -39,13 +41,14 @@ _MODULES = {
     "export": ".export.verb",
     "inspect": ".inspection",
     "plugins": ".registry",
+    "report": ".report.model_page",
     "score": ".anomaly.score",
     "train": ".training.train",
     "verify": ".inspection",
 }
 
 
-_MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "safetensors", "yaml")
+_MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "yaml")
 
 
 def __getattr__(name: str) -> Any:

@@ -52,6 +52,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         *("--report", "--fail-on-anomaly", "--force", "--json"),
     ),
     "calibrate": ("--json",),
+    "report": ("--output", "--device", "--force", "--json"),
     "inspect": ("--json",),
     "verify": ("--json",),
 }

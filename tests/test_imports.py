@@ -12,7 +12,7 @@ import numpy as np
 
 from compressor.data.images import Pixels
 
-MAKING = ("torch", "onnx", "onnxscript", "lightning", "lightning_fabric", "safetensors", "yaml")
+MAKING = ("torch", "onnx", "onnxscript", "lightning", "lightning_fabric", "yaml")
 
 BLOCKED = f"""
 import sys
@@ -54,6 +54,7 @@ verbs.decompress(archive, folder / "out.npy")
 verbs.decompress(archive, folder / "out", only="0000*")
 verbs.score(data, model, folder / "r.parquet", heatmaps=folder / "maps", report=folder / "r.html")
 verbs.calibrate(model, data)
+verbs.report(model, data, folder / "model.html")
 for path in (model, archive, folder / "r.parquet"):
     verbs.inspect(path)
 assert verbs.verify(model)["ok"] and verbs.verify(archive)["ok"]

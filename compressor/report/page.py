@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels, Rows
-from ..files import atomic_file
 from .heatmaps import overlay, ramp
-from .pictures import comparison_sheet, png, shrunk
+from .pictures import comparison_sheet, shrunk
 from .rivals import RivalSize
+from .template import data_uri, write_page
 
 WORST_IMAGES = 60
 UNREADABLE_SHOWN = 100
@@ -87,13 +84,12 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
 
     Raises OutputError if ``path`` exists and ``force`` is not given, or cannot be written.
     """
-    template = (files(__package__) / "page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     worst = sorted(report.worst, key=lambda image: image.score, reverse=True)
     scale = _error_scale(worst)
-    page = environment.from_string(template).render(
+    write_page(
+        path,
+        "page.html",
+        force,
         report=report,
         histogram=_histogram(report),
         worst=[_card(image, scale, report.columns) for image in worst],
@@ -102,9 +98,6 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
         unreadable_shown=UNREADABLE_SHOWN,
         strip=_strip(report.compression),
     )
-    with atomic_file(path, force) as temporary:
-        # A file name that is not Unicode has surrogates, which UTF-8 cannot hold.
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ def _card(image: ScoredImage, scale: float, columns: Sequence[str] | None) -> _C
         pictures.append(("error", overlay(image.pixels, image.error_map, scale)))
     return _Card(
         image,
-        [(caption, _data_uri(shrunk(pixels, PICTURE_SIDE))) for caption, pixels in pictures],
+        [(caption, data_uri(shrunk(pixels, PICTURE_SIDE))) for caption, pixels in pictures],
         [],
     )
 
@@ -169,11 +162,7 @@ def _error_scale(images: Sequence[ScoredImage]) -> float:
 def _strip(compression: CompressionSummary | None) -> str | None:
     if compression is None or len(compression.originals) == 0:
         return None
-    return _data_uri(comparison_sheet(compression.originals, compression.reconstructions))
-
-
-def _data_uri(pixels: Pixels) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+    return data_uri(comparison_sheet(compression.originals, compression.reconstructions))
 
 
 def _css_colour(colour: npt.NDArray[np.float32]) -> str:

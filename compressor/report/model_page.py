@@ -1,0 +1,394 @@
+"""The verb ``report``: a page that shows what a model has learned, on data of the user's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+
+from ..data.images import Images, Pixels, Rows
+from ..engine.engine import Codes
+from ..engine.job import Job, fitting
+from ..errors import DataError
+from ..files import refuse_existing, refuse_input
+from ..spec import ImageSpec, VectorSpec, size_of
+from .charts import Axis, Numbers, axis, bars, diverging, line, map_sheet, sheet
+from .pictures import comparison_sheet
+from .template import data_uri, write_page
+
+SAMPLE, PIECE = 2000, 50  # inputs looked at, from places that are so many inputs long
+SAMPLE_ELEMENTS = 2**26  # of their numbers together
+SHOWN, WORST = 24, 8
+FILTERS, HISTOGRAMS, BINS = 64, 32, 40
+GRID, MANIFOLD = 8, 15
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sheet, and what it shows."""
+
+    title: str
+    says: str
+    uri: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Of one element or channel of the codes."""
+
+    name: str
+    path: str
+    low: float
+    high: float
+    zeros: float
+    bits: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses over steps; phases as (place, name)."""
+
+    training: str
+    validation: list[str]
+    x: Axis
+    y: Axis
+    phases: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs of one size from all over the data, and what the model makes of them."""
+
+    names: list[str]
+    rows: Rows
+    codes: Codes
+    rebuilt: Rows
+    errors: Numbers
+
+
+def report(
+    model: str | Path,
+    data: str | Path | Pixels,
+    output: str | Path,
+    *,
+    device: str = "auto",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Writes a self-contained HTML page about ``model``, with inputs from ``data``.
+
+    At most 2,000 inputs are looked at, from evenly spaced places. Gives report, images, psnr (mse
+    of standardised values for vectors), seconds, device. Raises CompressorError.
+    """
+    output = Path(output)
+    refuse_input(output, data, model)
+    refuse_existing(output, force)
+    job = Job("report", data, model, device)
+    sample = _sample(job)
+    spec, manifest = job.model.spec, job.model.manifest
+    points = _plane(job, sample.codes)
+    pictures = _pictures(job, sample, points) if isinstance(spec, ImageSpec) else []
+    quality = _quality(job, sample)
+    points_at = [axis(points[:, 0]), axis(points[:, 1])]
+    write_page(
+        output,
+        "model_page.html",
+        force,
+        title=f"{manifest.plugin.name}: what the model has learned",
+        kind=spec.kind,
+        quality=quality,
+        tiles=_tiles(job, sample, quality),
+        facts=_facts(job, sample),
+        pictures=pictures,
+        curve=_curve(job),
+        histograms=_histograms(job, sample.codes),
+        points=[
+            (float(a), 100 - float(b))
+            for a, b in zip(points_at[0].place(points[:, 0]), points_at[1].place(points[:, 1]),
+                            strict=True)
+        ] if isinstance(spec, VectorSpec) else [],
+        columns=_columns(spec, sample) if isinstance(spec, VectorSpec) else [],
+        sample=len(sample.rows),
+    )  # fmt: skip
+    name, value = quality
+    summary = job.summary()
+    return {
+        "report": str(output),
+        "images": len(sample.rows),
+        name: value,
+        "seconds": summary["seconds"],
+        "device": summary["device"],
+    }
+
+
+def _sample(job: Job) -> Sample:
+    """Inputs from evenly spaced places; the first ones where their number is unknown."""
+    count = job.source.count()
+    wanted = min(SAMPLE, max(PIECE, SAMPLE_ELEMENTS // job.model.spec.elements))
+    every = 1 if count is None else math.ceil(count / wanted)
+    names: list[str] = []
+    groups: list[Rows] = []
+    for number, chunk in enumerate(job.source.chunks(PIECE)):
+        if number % every:
+            continue
+        images: Images = fitting(chunk.load(), job.model.spec)
+        for group in images.groups:
+            if not groups or group.pixels.shape[1:] == groups[0].shape[1:]:
+                groups.append(group.pixels)
+                names += [images.names[position] for position in group.positions]
+        if sum(map(len, groups)) >= wanted:
+            break
+    if not groups:
+        raise DataError(f"no {job.model.spec.kind} in {job.source.location} fits the model")
+    rows = np.concatenate(groups)
+    codes = job.engine.encode(rows)
+    rebuilt = job.engine.decode(codes, *size_of(rows.shape[1:]))
+    scale = 255.0 if rows.dtype == np.uint8 else np.array(getattr(job.model.spec, "scale", 1.0))
+    difference = (rows.astype(np.float64) - rebuilt) / scale
+    return Sample(names, rows, codes, rebuilt, np.square(difference).reshape(len(rows), -1).mean(1))
+
+
+def _quality(job: Job, sample: Sample) -> tuple[str, float | None]:
+    error = float(sample.errors.mean())
+    if isinstance(job.model.spec, VectorSpec):
+        return "mse", round(error, 6)
+    return "psnr", round(-10 * math.log10(error), 3) if error else None
+
+
+def _tiles(job: Job, sample: Sample, quality: tuple[str, float | None]) -> list[tuple[str, str]]:
+    facts = job.model.manifest.training
+    bits = job.model.prior.ideal_bits(sample.codes) / len(sample.codes)
+    name, value = quality
+    shown = "lossless" if value is None else f"{value:.2f} dB" if name == "psnr" else f"{value:.4g}"
+    return [
+        (shown, "PSNR" if name == "psnr" else "mean squared error"),
+        (f"{bits:,.0f}", f"bits a{'n image' if job.model.spec.kind == 'image' else ' vector'}"),
+        (f"{facts.get('parameters', 0):,}", "parameters"),
+        (f"{facts.get('seconds', 0):,.0f} s", "training"),
+        *((f"{value:.3g}", name) for name, value in facts.get("measures", {}).items()),
+    ]
+
+
+def _facts(job: Job, sample: Sample) -> list[tuple[str, str]]:
+    manifest = job.model.manifest
+    facts = manifest.training
+    size = "x".join(map(str, sample.rows.shape[1:]))
+    settings = ", ".join(f"{name}={value}" for name, value in manifest.config.items())
+    versions = ", ".join(f"{name} {v}" for name, v in facts.get("versions", {}).items())
+    return [
+        ("model", str(job.model.location)),
+        ("data", f"{job.source.location}: {len(sample.rows):,} {manifest.data.kind}s of {size}"),
+        ("settings", settings),
+        ("code", f"{'x'.join(map(str, sample.codes.shape[1:]))} integers"),
+        (
+            "trained on",
+            f"{facts.get('images', 0):,} {manifest.data.kind}s, {facts.get('steps', 0):,} steps, "
+            f"seed {facts.get('seed')}; {versions}",
+        ),
+    ]
+
+
+def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
+    evenly = np.linspace(0, len(sample.rows) - 1, min(SHOWN, len(sample.rows))).astype(int)
+    worst = np.argsort(-sample.errors)[:WORST]
+    made = [
+        _picture(
+            "Reconstructions",
+            "Inputs from all over the data, each above what the decoder makes of its code.",
+            comparison_sheet(sample.rows[evenly], sample.rebuilt[evenly], 12, 84),
+        ),
+        _picture(
+            "The worst",
+            "The inputs with the largest squared error, worst first: what the model knows least.",
+            comparison_sheet(sample.rows[worst], sample.rebuilt[worst], 8, 112),
+        ),
+    ]
+    if (filters := _filters(job)) is not None:
+        made.append(
+            _picture(
+                "Filters of the first layer",
+                "The weights of up to 64 units, each by its own largest: red is positive, blue "
+                "negative. Edges and blobs mean that it learned; noise means that it did not yet.",
+                filters,
+            )
+        )
+    axes = "its two elements" if sample.codes[0].size == 2 else "its first two principal components"
+    made.append(
+        _picture(
+            "Map of the codes",
+            f"Inputs at the places of their codes, along {axes}. Neighbours look alike where "
+            "the code is a good one.",
+            map_sheet(points, list(sample.rows)),
+        )
+    )
+    return made + _denoised(job) + _generated(job, sample)
+
+
+def _picture(title: str, says: str, pixels: Pixels) -> Picture:
+    return Picture(title, says, data_uri(pixels), pixels.shape[1])
+
+
+def _filters(job: Job) -> Pixels | None:
+    """The first layer's weights as images, averaged over channels but for colour itself."""
+    name = job.model.manifest.training.get("first_layer")
+    spec = job.model.spec
+    if name is None or not isinstance(spec, ImageSpec):
+        return None
+    weight = load_tensors(job.model.read("weights.safetensors"))[name].astype(np.float64)
+    if weight.ndim == 2:
+        weight = weight.reshape(-1, spec.channels, spec.height, spec.width)
+    order = np.argsort(-np.square(weight).sum((1, 2, 3)))[:FILTERS]
+    return sheet([diverging(weight[number].mean(0)) for number in order], 16, 60)
+
+
+def _denoised(job: Job) -> list[Picture]:
+    golden = job.model.golden()
+    if "corrupted" not in golden:
+        return []
+    noisy = golden["corrupted"]
+    cleaned = job.engine.decode(job.engine.encode(noisy), *size_of(noisy.shape[1:]))
+    rows = [*golden["image"], *noisy, *cleaned]
+    return [
+        _picture(
+            "Denoising",
+            "Clean images that were not trained on, the same as training corrupts them, and what "
+            "the model makes of the latter.",
+            sheet(rows, len(noisy), 112),
+        )
+    ]
+
+
+def _generated(job: Job, sample: Sample) -> list[Picture]:
+    if not job.model.manifest.generative:
+        return []
+    shape = sample.codes.shape[1:]
+    random = np.random.default_rng(0)
+    samples = _decode(job, random.standard_normal((GRID * GRID, *shape)), sample)
+    made = [
+        _picture(
+            "Samples",
+            "Codes drawn from N(0, I), decoded.",
+            sheet(list(samples), GRID, 64),
+        )
+    ]
+    if len(shape) == 1 and shape[0] >= 2:
+        quantiles = [NormalDist().inv_cdf((n + 0.5) / MANIFOLD) for n in range(MANIFOLD)]
+        widest = np.argsort(-_values(job, sample.codes).std(0))[:2]
+        z = np.zeros((MANIFOLD * MANIFOLD, shape[0]))
+        z[:, widest[0]] = np.tile(quantiles, MANIFOLD)
+        z[:, widest[1]] = np.repeat(quantiles[::-1], MANIFOLD)
+        rest = "" if shape[0] == 2 else ", the others being 0"
+        made.append(
+            _picture(
+                "Manifold",
+                "What is decoded along two elements of the code at the quantiles of N(0, 1)"
+                f"{rest} (Kingma & Welling 2013, figure 4).",
+                sheet(list(_decode(job, z, sample)), MANIFOLD, 48),
+            )
+        )
+    return made
+
+
+def _steps(job: Job, dimensions: int) -> Numbers:
+    """The quantiser's steps, shaped to multiply codes."""
+    steps = np.array(job.model.manifest.quantiser["steps"])
+    return steps.reshape(-1, *[1] * (dimensions - 2))
+
+
+def _values(job: Job, codes: Codes) -> Numbers:
+    """Codes as the decoder sees them."""
+    values: Numbers = codes * _steps(job, codes.ndim)
+    return values
+
+
+def _decode(job: Job, z: Numbers, sample: Sample) -> Rows:
+    codes = np.floor(z / _steps(job, z.ndim) + 0.5).astype(np.int32)
+    return job.engine.decode(codes, *size_of(sample.rows.shape[1:]))
+
+
+def _plane(job: Job, codes: Codes) -> Numbers:
+    """(n, 2): codes along their first principal components, or as they are if they have two."""
+    values = _values(job, codes).reshape(len(codes), -1)
+    if values.shape[1] == 2:
+        return values
+    if values.shape[1] == 1:
+        return np.hstack([values, np.zeros_like(values)])
+    values = values - values.mean(0)
+    # A plane needs few directions; the covariance of the smaller side has them all.
+    left, sizes, _ = np.linalg.svd(values, full_matrices=False)
+    plane: Numbers = left[:, :2] * sizes[:2]
+    return plane if plane.shape[1] == 2 else np.hstack([plane, np.zeros_like(plane)])
+
+
+def _histograms(job: Job, codes: Codes) -> list[Histogram]:
+    """Of the elements, or channels, whose values spread most."""
+    channels = np.moveaxis(codes, 1, 0).reshape(codes.shape[1], -1).astype(np.int64)
+    steps = np.ravel(job.model.manifest.quantiser["steps"])
+    made = []
+    for number in np.argsort(-channels.std(1) * steps, kind="stable")[:HISTOGRAMS]:
+        integers = channels[number]
+        path, low, high = bars(integers, BINS)
+        _, counts = np.unique(integers, return_counts=True)
+        shares = counts / counts.sum()
+        bits = abs(float((shares * np.log2(shares)).sum())) * (integers.size / len(codes))
+        made.append(
+            Histogram(
+                str(number),
+                path,
+                low * steps[number],
+                high * steps[number],
+                float((integers == 0).mean()),
+                bits,
+            )
+        )
+    return made
+
+
+def _curve(job: Job) -> Curve | None:
+    if "training.csv" not in job.model.manifest.files:
+        return None
+    rows = list(csv.DictReader(io.StringIO(job.model.read("training.csv").decode())))
+    if len(rows) < 2:
+        return None
+    step, loss, validation = (
+        np.array([float(row[name]) for row in rows], np.float64)
+        for name in ("step", "loss", "validation_loss")
+    )
+    both = np.concatenate([loss, validation])
+    x, y = axis(step), axis(both[np.isfinite(both)], logarithmic=True)
+    starts = [n for n, row in enumerate(rows) if n == 0 or row["phase"] != rows[n - 1]["phase"]]
+    ends = [*starts[1:], len(rows)]
+    known = np.isfinite(validation)
+    curves = [
+        line(x.place(step[a:b][known[a:b]]), y.place(validation[a:b][known[a:b]]))
+        for a, b in zip(starts, ends, strict=True)
+        if known[a:b].any()
+    ]
+    phases = [(float(x.place(step[a])), rows[a]["phase"]) for a in starts]
+    return Curve(
+        "".join(
+            line(x.place(step[a:b]), y.place(loss[a:b])) for a, b in zip(starts, ends, strict=True)
+        ),
+        curves,
+        x,
+        y,
+        phases if len(phases) > 1 else [],
+    )
+
+
+def _columns(spec: VectorSpec, sample: Sample) -> list[tuple[str, float, float, float]]:
+    """Of each column, worst first: name, mean squared error (standardised), an input, rebuilt."""
+    scale = np.array(spec.scale)
+    errors = np.square((sample.rows.astype(np.float64) - sample.rebuilt) / scale).mean(0)
+    names = spec.columns or [f"c{number}" for number in range(spec.length)]
+    return [
+        (names[n], float(errors[n]), float(sample.rows[0, n]), float(sample.rebuilt[0, n]))
+        for n in np.argsort(-errors)[:20]
+    ]
