@@ -179,3 +179,10 @@ class Autoencoder(nn.Module):
     def scores(self, passed: Pass) -> Mapping[str, Tensor]:
         """Further anomaly scores by name, (N,) each, higher is stranger; exported."""
         return {}
+
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        """What else is worth knowing of the trained model: named scalars, for the card and reports.
+
+        ``passed`` is one pass of up to 256 inputs that were not trained on, in eval mode.
+        """
+        return {}

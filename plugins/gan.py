@@ -119,3 +119,7 @@ class GAN(Autoencoder):
 
     def scores(self, passed: Pass) -> Mapping[str, Tensor]:
         return self.discriminator.scores(passed)
+
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        real, fake = self.discriminator(passed.x), self.discriminator(self._sample(passed.x))
+        return {"D(x)": real.sigmoid().mean(), "D(g(z))": fake.sigmoid().mean()}

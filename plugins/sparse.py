@@ -20,7 +20,7 @@ from compressor.plugin import Pass
 from compressor.spec import DataSpec
 from compressor.training.networks import FeedForward, NetworkConfig
 
-ALPHA = {"l1": 0.02, "kl": 5.0, "square": 500.0}
+ALPHA = {"l1": 0.1, "kl": 20.0, "square": 500.0}
 
 
 class SparseConfig(NetworkConfig):
@@ -59,3 +59,10 @@ class Sparse(FeedForward):
         q = q.clamp(1e-6, 1 - 1e-6)
         divergence = p * torch.log(p / q) + (1 - p) * torch.log((1 - p) / (1 - q))
         return {"kl": self.alpha * divergence.sum()}
+
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        h = passed.code.mean
+        if self.config.sparsity == "l1":
+            return {"zeros in h": (h == 0).float().mean()}
+        q = h.transpose(0, 1).flatten(1).mean(1)
+        return {"mean |q - p|": (q - self.config.p).abs().mean()}

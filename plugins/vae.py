@@ -48,6 +48,9 @@ class VAE(FeedForward):
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
         return {"kl": self.beta * divergence(passed.code).mean()}
 
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        return {"KL in nats": divergence(passed.code).mean()}
+
 
 def divergence(code: Code) -> Tensor:
     """KL(N(mean, scale^2) || N(0, I)) in nats, (N,)."""

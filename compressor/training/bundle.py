@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..anomaly.calibration import calibration_scores
 from ..engine.engine import Engine
@@ -18,7 +18,7 @@ from ..entropy.prior import Prior
 from ..export.graphs import export_graphs, score_names
 from ..export.parity import BATCHES, check_parity
 from ..model import ModelManifest, PluginEntry, calibration_bytes
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
 from .card import model_card
 from .dataset import Dataset, Indices, Split, pieces
@@ -29,6 +29,7 @@ from .settings import TrainingSettings
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
 PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
 GOLDEN = 5
+MEASURED = 256
 
 
 def bundle(
@@ -74,7 +75,11 @@ def bundle(
         code=CodeSpec(shape=tuple(codes.shape[1:]), stride=model.stride),
         scores=score_names(model),
         generative=model.generative,
-        training={**facts, "first_layer": first_layer(model, model.spec)},
+        training={
+            **facts,
+            "first_layer": first_layer(model, model.spec),
+            "measures": _measures(model, probe[:MEASURED]),
+        },
         quantiser={
             "steps": [float(step) for step in steps.flatten()],
             "weight_bits": weight_bits,
@@ -87,6 +92,12 @@ def bundle(
     )
     files["MODEL_CARD.md"] = model_card(manifest).encode()
     return files, manifest
+
+
+@torch.no_grad()
+def _measures(model: Autoencoder, x: Tensor) -> dict[str, float]:
+    measures = model.eval().measures(Pass(model, x)).items()
+    return {name: value.item() for name, value in measures if value.isfinite()}
 
 
 def first_layer(model: nn.Module, spec: DataSpec) -> str | None:

@@ -33,6 +33,7 @@ def model_card(manifest: ModelManifest) -> str:
         ),
         ("Validation loss", "none" if loss is None else f"{loss:.5g} a {kind}"),
         ("Scores", ", ".join(manifest.scores)),
+        *((name, f"{value:.4g}") for name, value in facts.get("measures", {}).items()),
     ]
     config = "\n".join(f"- {name}: {value}" for name, value in manifest.config.items())
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)

@@ -109,6 +109,9 @@ class WithDiscriminator(Autoencoder):
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
         return self.model.penalty(passed)
 
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        return self.model.measures(passed)
+
     def phases(self) -> Sequence[Phase]:
         own = list(self.model.phases())
         player = Player(
