@@ -17,13 +17,14 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from compressor.plugins.contractive import jacobian_norm
+from compressor.plugins.contractive import Contractive, jacobian_norm
 from compressor.plugins.denoising import Denoising
 from compressor.plugins.vae import divergence
 from scipy.linalg import subspace_angles
@@ -43,7 +44,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "undercomplete": {"network": "dense", "hidden": [300], "latent": 32},
     "stacked": {"hidden": [300], "latent": 150},
     "sparse": {"network": "dense", "hidden": [], "latent": 512},
-    "contractive": {"latent": 128},
+    "contractive": {
+        "hidden": [512],
+        "latent": 256,
+        "activation": "relu",
+        "loss": "cross-entropy",
+        "alpha": 7,
+    },
     "denoising": {"network": "dense", "hidden": [512], "latent": 128},
     "vae": {"network": "dense", "hidden": [300], "latent": 32},
     "gan": {"network": "conv", "latent": 64},
@@ -133,7 +140,7 @@ def psnr(error: float) -> float:
 
 def undercomplete(bench: Bench) -> Cell:
     """Linear units and square loss against principal component analysis."""
-    latent = 32
+    latent = 30  # the 30th and 31st components differ enough for the subspace to be one
     path = bench.train(
         "pca",
         "undercomplete",
@@ -143,6 +150,7 @@ def undercomplete(bench: Bench) -> Cell:
         weight_loss=0.001,
         clip_norm=None,
         batch_size=256,
+        learning_rate=5e-3,
         validation=0.02,
         calibration=0.02,
     )
@@ -219,31 +227,25 @@ def contractive(bench: Bench) -> Cell:
     """The Jacobian's norm against that of the same network without the penalty."""
     sizes = SIZES["contractive"]
     x = to_x(bench.test)
-    norms, errors = [], []
-    for name, alpha in (("contractive", None), ("contractive-0", 0.0)):
-        extra = {} if alpha is None else {"alpha": alpha}
-        model = restore(bench.train(name, "contractive", **sizes, **extra))
+    norms, errors, histograms = [], [], []
+    for name, alpha in (("contractive", sizes["alpha"]), ("contractive-0", 0.0)):
+        model = restore(bench.train(name, "contractive", **{**sizes, "alpha": alpha}))
+        assert isinstance(model, Contractive)
         with torch.no_grad():
-            norms.append(float(jacobian_norm(model.up, x[:500]).mean().sqrt()))
-        errors.append(squared_error(model, x))
-    corners = {}
-    for name, alpha in (("contractive-corners", 0.1), ("contractive-corners-0", 0.0)):
-        model = restore(
-            bench.train(name, "contractive", loss="cross-entropy", alpha=alpha, **sizes)
-        )
-        with torch.no_grad():
+            norms.append(float(jacobian_norm(model.up, x[:500]).sqrt().mean()))
             h = model.encode(x).mean.numpy()
-        corners[name] = [float(part) for part in np.histogram(h, 10, (0, 1))[0] / h.size]
-    at_corners = [shares[0] + shares[-1] for shares in corners.values()]
+        errors.append(squared_error(model, x))
+        histograms.append((np.histogram(h, 10, (0, 1))[0] / h.size).round(4).tolist())
+    corners = [histogram[0] + histogram[-1] for histogram in histograms]
     fold, price = norms[1] / norms[0], errors[0] / errors[1]
     return {
         "norms": norms,
         "errors": errors,
-        "histograms": corners,
+        "histograms": histograms,
         "met": fold >= 5 and price <= 1.3,
-        "says": f"Jacobian norm {fold:.1f} times below the unregularised one at {price:.2f} times "
-        f"its error (wanted 5 and 1.3); cross-entropy: {at_corners[0]:.0%} of the codes lie within "
-        f"0.1 of 0 or 1, {at_corners[1]:.0%} without the penalty",
+        "says": f"exact Jacobian norm (Frobenius) {fold:.1f} times below the unregularised one at "
+        f"{price:.2f} times its error (wanted 5 and 1.3); {corners[0]:.0%} of the codes lie within "
+        f"0.1 of 0 or 1, {corners[1]:.0%} without the penalty",
     }
 
 
@@ -297,8 +299,8 @@ def vae(bench: Bench) -> Cell:
     model, x, samples = restore(path), to_x(binary[1]), 1000
     torch.manual_seed(0)
     with torch.no_grad():
-        elbo = torch.cat([elbo_of(model, part) for part in x.split(1000)]).mean().item()
-        nll = torch.cat([likelihood_of(model, part, samples) for part in x[:1000].split(5)])
+        elbo = torch.cat([elbo_of(model, part) for part in torch.split(x, 1000)]).mean().item()
+        nll = torch.cat([likelihood_of(model, part, samples) for part in torch.split(x[:1000], 5)])
     facts = Model.open(path).manifest.training
     return {
         "minus_elbo": -elbo,
@@ -317,7 +319,7 @@ def elbo_of(model: Autoencoder, x: Tensor) -> Tensor:
     """The evidence lower bound of each image, in nats, with one sample (N,)."""
     model.training = True  # the pass samples; there are no layers that behave otherwise
     passed = Pass(model, x)
-    bound = -passed.distortion - divergence(passed.code)
+    bound: Tensor = -passed.distortion - divergence(passed.code)
     model.training = False
     return bound
 
@@ -377,10 +379,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(Path(arguments.data), arguments.output, arguments.seconds)
     names = [arguments.only] if arguments.only else list(CLAIMS)
-    rows = {name: bench.cell(f"{name}-row", lambda name=name: bench.row(name)) for name in names}
-    claims = {
-        name: bench.cell(f"{name}-claim", lambda name=name: CLAIMS[name](bench)) for name in names
-    }
+    rows = {name: bench.cell(f"{name}-row", partial(bench.row, name)) for name in names}
+    claims = {name: bench.cell(f"{name}-claim", partial(CLAIMS[name], bench)) for name in names}
     print("\n| plugin | parameters | training | PSNR | bits/image | MNIST | notMNIST |")
     print("|---|---|---|---|---|---|---|")
     for name, row in rows.items():

@@ -29,6 +29,7 @@ from compressor.engine.engine import batch_size
 from compressor.engine.pipeline import worker_count
 from compressor.engine.providers import choose_device
 from compressor.model import Model
+from compressor.spec import size_of
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "data" / "fashion_mnist.npz"
 
@@ -105,7 +106,7 @@ def codes_of(model: Model, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def batches(model: Model, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     """Whole batches of the engine's size; a remainder is left out, to the loops' favour."""
-    size = batch_size(model.spec.height, model.spec.width)
+    size = batch_size(*size_of(model.spec.shape))
     return [array[start : start + size] for start in range(0, len(array) - size + 1, size)]
 
 
