@@ -1,7 +1,7 @@
 """Nested dropout: J(x, g(f(x) masked behind b)), b drawn anew for every input (Rippel et al. 2014).
 
 Element k is there more often than element k + 1, so it learns to be worth more: the code's first
-elements alone are a good code already, and rate is spent where it helps most.
+elements alone are a good code already.
 """
 
 import torch
@@ -29,8 +29,8 @@ class Nested(Autoencoder):
     def encode(self, x):
         code = self.f(x.flatten(1))
         if self.training:
-            kept = 1 + torch.floor(torch.rand(len(code), 1) * self.config.latent)
-            code = code * (torch.arange(self.config.latent) < kept)
+            number = torch.arange(self.config.latent, device=x.device)
+            code = code * (number < 1 + self.config.latent * torch.rand(len(x), 1, device=x.device))
         return Code(code)
 
     def decode(self, z):
