@@ -51,8 +51,8 @@ def axis(values: Numbers, *, logarithmic: bool = False) -> Axis:
 
 
 def _steps(low: float, high: float) -> list[float]:
-    """Round numbers, three to six of them, between two numbers."""
-    rough = (high - low) / 4
+    """Round numbers, two to six of them, between two numbers."""
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
     return [round(n * step, 12) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -94,11 +94,11 @@ def diverging(values: Numbers) -> Pixels:
     return pixels
 
 
-def sheet(pictures: Sequence[Pixels], columns: int, side: int) -> Pixels:
+def sheet(pictures: Sequence[Pixels], columns: int, side: int, gap: int | None = None) -> Pixels:
     """Pictures of one size side by side, each about ``side`` pixels: RGBA (H, W, 4)."""
     tiles = [rgba(enlarged(shrunk(picture, side), side)) for picture in pictures]
     height, width, _ = tiles[0].shape
-    gap = max(1, side // 24)
+    gap = gap or max(1, side // 24)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     made = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)

@@ -245,7 +245,7 @@ def _filters(job: Job) -> Pixels | None:
     if weight.ndim == 2:
         weight = weight.reshape(-1, spec.channels, spec.height, spec.width)
     order = np.argsort(-np.square(weight).sum((1, 2, 3)))[:FILTERS]
-    return sheet([diverging(weight[number].mean(0)) for number in order], 16, 60)
+    return sheet([diverging(weight[number].mean(0)) for number in order], 16, 60, 6)
 
 
 def _denoised(job: Job) -> list[Picture]:
