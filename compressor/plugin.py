@@ -6,6 +6,8 @@ and, if it wants, how its input is corrupted and what its penalty is. A plugin i
     class Linear(Autoencoder):
         "One linear layer each way."
 
+        contract = 2
+
         class Config(PluginConfig):
             latent: int = Field(32, ge=1, description="elements of the code")
 
@@ -35,7 +37,7 @@ from .spec import DataSpec
 from .training.channel import through
 from .training.likelihood import LIKELIHOODS
 
-CONTRACT = 1  # the version of what stands here; a plugin of another version is refused
+CONTRACT = 2  # the version of what stands here; a plugin of another version is refused
 
 __all__ = ["CONTRACT", "Autoencoder", "Code", "Pass", "Phase", "Player", "PluginConfig"]
 
@@ -139,14 +141,14 @@ class Phase:
 
 
 class Autoencoder(nn.Module):
-    """f and g. Subclasses set Config and fill in encode and decode.
+    """f and g. Subclasses set contract and Config and fill in encode and decode.
 
     x is float32: images (N, C, H, W) in [0, 1], or vectors (N, D), standardised; z is float32
     (N, *code_shape).
     """
 
     Config: ClassVar[type[PluginConfig]]
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int]  # the version that the plugin was written for: a number, not CONTRACT
     likelihood: str = "square"  # how decode's output becomes pixels: training/likelihood.py
     stride: int | None = None  # of a fully convolutional pair; None for one fixed input size
     generative: bool = False  # whether z ~ N(0, I) decodes to samples

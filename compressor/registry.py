@@ -81,16 +81,22 @@ def load(found: Found) -> type[Autoencoder]:
         ) from error
     if not (isinstance(plugin, type) and issubclass(plugin, Autoencoder)):
         raise PluginError(f"{found} is not a subclass of compressor.plugin.Autoencoder")
+    version = getattr(plugin, "contract", None)
+    if version is None:
+        raise PluginError(
+            f"{found} does not say which version of the plugin contract it follows; its author "
+            f"must add contract = {CONTRACT} to the class"
+        )
+    if version != CONTRACT:
+        raise PluginError(
+            f"{found} follows version {version} of the plugin contract; this compressor "
+            f"has version {CONTRACT}: update the older of the two"
+        )
     if not (
         isinstance(getattr(plugin, "Config", None), type)
         and issubclass(plugin.Config, PluginConfig)
     ):
         raise PluginError(f"{found} has no Config that is a compressor.plugin.PluginConfig")
-    if plugin.contract != CONTRACT:
-        raise PluginError(
-            f"{found} follows version {plugin.contract} of the plugin contract; this compressor "
-            f"has version {CONTRACT}: update the older of the two"
-        )
     return plugin
 
 

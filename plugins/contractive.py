@@ -47,6 +47,7 @@ class ContractiveConfig(PluginConfig):
 class Contractive(Stack):
     """A code that changes little when the input does."""
 
+    contract = 2
     Config = ContractiveConfig
 
     def __init__(self, config: ContractiveConfig, spec: DataSpec) -> None:

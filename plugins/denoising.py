@@ -37,6 +37,7 @@ class DenoisingConfig(NetworkConfig):
 class Denoising(FeedForward):
     """Learns to rebuild the clean input from a corrupted one."""
 
+    contract = 2
     Config = DenoisingConfig
 
     def __init__(self, config: DenoisingConfig, spec: DataSpec) -> None:

@@ -60,6 +60,7 @@ class GANConfig(PluginConfig):
 class GAN(Autoencoder):
     """Generator against discriminator, then an encoder; the discriminator scores anomalies."""
 
+    contract = 2
     Config = GANConfig
     generative = True
 

@@ -38,6 +38,7 @@ class SparseConfig(NetworkConfig):
 class Sparse(FeedForward):
     """A code of which few elements are active for any one input."""
 
+    contract = 2
     Config = SparseConfig
 
     def __init__(self, config: SparseConfig, spec: DataSpec) -> None:

@@ -39,6 +39,7 @@ class StackedConfig(PluginConfig):
 class Stacked(Stack):
     """Several layers and their mirrors, tied or not, trained at once or greedily."""
 
+    contract = 2
     Config = StackedConfig
 
     def __init__(self, config: StackedConfig, spec: DataSpec) -> None:

@@ -20,6 +20,7 @@ class UndercompleteConfig(NetworkConfig):
 class Undercomplete(FeedForward):
     """Dense or convolutional encoder and decoder around a code smaller than the input."""
 
+    contract = 2
     Config = UndercompleteConfig
 
     def __init__(self, config: UndercompleteConfig, spec: DataSpec) -> None:

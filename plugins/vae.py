@@ -33,6 +33,7 @@ class VAEConfig(NetworkConfig):
 class VAE(FeedForward):
     """A Gaussian code close to N(0, I), which samples decode from."""
 
+    contract = 2
     Config = VAEConfig
     generative = True
 

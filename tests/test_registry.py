@@ -21,6 +21,7 @@ class Config(PluginConfig):
 
 class Plugin(Autoencoder):
     "A plugin of somebody else's."
+    contract = 2
     Config = Config
 """
 
@@ -93,8 +94,14 @@ def test_two_distributions_with_one_name_are_an_error(install) -> None:  # type:
 
 
 def test_an_outdated_plugin_is_refused(install) -> None:  # type: ignore[no-untyped-def]
-    install("old-plugin", "old", GOOD + "    contract = 0\n")
-    assert "follows version 0 of the plugin contract" in status("old")
+    install("old-plugin", "old", GOOD.replace("contract = 2", "contract = 1"))
+    assert "follows version 1 of the plugin contract" in status("old")
+    assert "update the older of the two" in status("old")
+
+
+def test_a_plugin_that_names_no_contract_is_refused(install) -> None:  # type: ignore[no-untyped-def]
+    install("silent-plugin", "silent", GOOD.replace("contract = 2", ""))
+    assert "silent-plugin 1.5 does not say which version" in status("silent")
 
 
 def test_something_that_is_no_autoencoder_is_refused(install) -> None:  # type: ignore[no-untyped-def]

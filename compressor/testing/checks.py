@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import ExportError
 from ..export.graphs import export_graphs
 from ..export.parity import check_parity
-from ..plugin import Autoencoder, Code, Pass
+from ..plugin import CONTRACT, Autoencoder, Code, Pass
 from ..spec import ImageSpec
 from ..training.likelihood import LIKELIHOODS
 from ..training.loop import State
@@ -42,6 +42,14 @@ def config_round_trip(case: Case) -> None:
         raise AssertionError(f"{config.__name__} takes unknown fields: derive it from PluginConfig")
     assert (case.plugin.__doc__ or "").strip(), (
         "the class has no docstring: its first line is shown"
+    )
+
+
+def names_its_contract(case: Case) -> None:
+    """The class says which version of the contract it follows, and it is this one."""
+    version = getattr(case.plugin, "contract", None)
+    assert version == CONTRACT, (
+        f"the class has contract = {version}; write contract = {CONTRACT} once it passes all else"
     )
 
 
@@ -165,6 +173,15 @@ def scores_for_each_input(case: Case) -> None:
             assert bool(score.isfinite().all()), f"the score {name} is not finite"
 
 
+def measures_are_scalars(case: Case) -> None:
+    """Measures are finite numbers, one for a whole pass."""
+    model, _ = case.trained
+    with torch.no_grad():
+        for name, value in model.measures(Pass(model, case.x)).items():
+            assert value.ndim == 0, f"the measure {name!r} is {tuple(value.shape)}: average it"
+            assert bool(value.isfinite()), f"the measure {name!r} is {value.item()}"
+
+
 def frozen_modules_stay(case: Case) -> None:
     """What no player of a phase trains does not move in it, batch statistics included."""
     model = case.model()
@@ -235,6 +252,7 @@ def no_files_or_network(case: Case) -> None:
 
 
 CHECKS: list[Callable[[Case], None]] = [
+    names_its_contract,
     config_round_trip,
     seeded_build,
     shapes,
@@ -246,6 +264,7 @@ CHECKS: list[Callable[[Case], None]] = [
     batch_independent_encoding,
     decoder_range,
     scores_for_each_input,
+    measures_are_scalars,
     frozen_modules_stay,
     resumes_from_a_checkpoint,
     portable_export_with_parity,

@@ -19,6 +19,7 @@ class NestedConfig(PluginConfig):
 class Nested(Autoencoder):
     """A code whose elements come in order of importance."""
 
+    contract = 2
     Config = NestedConfig
 
     def __init__(self, config, spec):

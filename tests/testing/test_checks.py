@@ -152,9 +152,24 @@ class ScoresABatch(Undercomplete):
         return {"odd": passed.distortion.mean()}
 
 
+class Outdated(Undercomplete):
+    """Was written for an earlier contract."""
+
+    contract = 1
+
+
+class MeasuresInputs(Undercomplete):
+    """A measure of each input instead of one."""
+
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        return {"odd": passed.distortion}
+
+
 @pytest.mark.parametrize(
     ("plugin", "check", "message"),
     [
+        (Outdated, "names_its_contract", "contract = 1; write contract = 2"),
+        (MeasuresInputs, "measures_are_scalars", "'odd' is .8,."),
         (NoDescription, "config_round_trip", "extra has no description"),
         (Forgiving, "config_round_trip", "derive it from PluginConfig"),
         (OwnRandomness, "seeded_build", "torch's global generator"),
