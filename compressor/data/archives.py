@@ -24,7 +24,7 @@ class TarSource:
     images, or has a member whose name leads out of a folder.
     """
 
-    columns = None
+    shape = columns = None
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)
@@ -63,7 +63,7 @@ class ZipSource:
     out of a folder. A damaged or encrypted member is an unreadable image.
     """
 
-    columns = None
+    shape = columns = None
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)

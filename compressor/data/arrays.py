@@ -1,7 +1,7 @@
 """Arrays as sources: given from Python, in a .npy file, or as a member of a .npz file.
 
-uint8 arrays are images, (N, H, W) grey or (N, H, W, C) with C of 1, 3 or 4; float16, float32 and
-float64 arrays (N, D) are vectors.
+uint8 arrays are images, (N, H, W) grey or (N, H, W, C) with C of 1, 3 or 4; arrays (N, D) of
+floats, or of integers other than uint8, are vectors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ArraySource:
 
     def __init__(self, array: npt.NDArray[Any], path: Path | None = None) -> None:
         self.location = str(path) if path else "the array"
-        self._shape = _row_shape(array.shape, array.dtype, self.location)
+        self.shape = _row_shape(array.shape, array.dtype, self.location)
         self._array, self._path = array, path
 
     def count(self) -> int:
@@ -59,14 +59,15 @@ class ArraySource:
 
     def _load(self, first: int, stop: int) -> Images:
         rows = np.array(self._array[first:stop], order="C", subok=False)
-        return _one_group(row_names(first, stop, len(self._array)), rows, self._shape)
+        return _one_group(row_names(first, stop, len(self._array)), rows, self.shape)
 
 
 class NpzSource:
     """Rows of one array in a .npz file, read in order and never held as a whole.
 
-    Without a ``key`` the file must have exactly one array that can be images or vectors. Raises
-    DataError, listing the keys, if it does not.
+    Only vectors in Fortran order are: they are stored column by column. Without a ``key`` the file
+    must have exactly one array that can be images or vectors. Raises DataError, listing the keys,
+    if it does not.
     """
 
     columns = None
@@ -86,8 +87,9 @@ class NpzSource:
             raise DataError(f"{path} has no array {key!r}; its keys are {', '.join(headers)}")
         self.location = f"{path}::{key}"
         shape, in_fortran_order, dtype = headers[key]
-        self._shape, self._dtype = _row_shape(shape, dtype, self.location), dtype
-        if in_fortran_order:
+        self.shape, self._dtype = _row_shape(shape, dtype, self.location), dtype
+        self._in_fortran_order = in_fortran_order
+        if in_fortran_order and len(self.shape) > 1:
             raise DataError(
                 f"{self.location} is stored in Fortran order and has no rows to read one by one; "
                 "save it again after numpy.ascontiguousarray"
@@ -101,13 +103,17 @@ class NpzSource:
         return fingerprint("npz", iter([(self._key, self._path)]))
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
-        row = math.prod(self._shape) * self._dtype.itemsize
+        row = math.prod(self.shape) * self._dtype.itemsize
         with (
             reading(self._path),
             zipfile.ZipFile(self._path) as archive,
             archive.open(f"{self._key}.npy") as file,
         ):
             _read_header(file)
+            if self._in_fortran_order:
+                columns = np.frombuffer(file.read(), self._dtype).reshape(-1, self._count)
+                yield from ArraySource(columns.T).chunks(size, start)
+                return
             file.seek(start * row, os.SEEK_CUR)
             for first in range(start, self._count, size):
                 stop = min(first + size, self._count)
@@ -118,7 +124,7 @@ class NpzSource:
 
     def _load(self, data: bytes, first: int, stop: int) -> Images:
         rows = np.frombuffer(data, self._dtype).copy()  # bytes are read-only; torch warns of that
-        return _one_group(row_names(first, stop, self._count), rows, self._shape)
+        return _one_group(row_names(first, stop, self._count), rows, self.shape)
 
 
 def open_npy(path: Path) -> ArraySource:
@@ -140,7 +146,7 @@ def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> t
     if not _is_readable((shape, False, dtype)):
         raise DataError(
             f"{location} is {dtype} {shape}; wanted is uint8 (N, H, W) or (N, H, W, C) with 1, 3 "
-            "or 4 channels (one image: array[None]), or float (N, D) for vectors, N at least 1"
+            "or 4 channels (one image: array[None]), or float32 (N, D) for vectors, N at least 1"
         )
     if dtype != np.uint8:
         return (shape[1],)
@@ -151,11 +157,11 @@ def _is_readable(header: Header) -> bool:
     shape, _, dtype = header
     if not shape or not all(shape):
         return False
-    if dtype.kind == "f" and dtype.itemsize <= 8:
-        return len(shape) == 2
+    if dtype != np.uint8:
+        return len(shape) == 2 and dtype.kind in "fiu" and dtype.itemsize <= 8
     # (H, W, 3) is one colour image that lacks its N, not H grey images, three pixels wide.
     images = ((3, False), (4, True))
-    return dtype == np.uint8 and (len(shape), shape[-1] in (1, 3, 4)) in images
+    return (len(shape), shape[-1] in (1, 3, 4)) in images
 
 
 def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[str, Header]]:

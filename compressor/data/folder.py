@@ -22,7 +22,7 @@ class FolderSource:
     is an unreadable image.
     """
 
-    columns = None
+    shape = columns = None
 
     def __init__(self, folder: Path, files: list[str], location: str) -> None:
         self.location = location

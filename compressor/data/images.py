@@ -55,6 +55,10 @@ class Source(Protocol):
     location: str
 
     @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of every row, (H, W, C) or (D,), where the source says so for all of them."""
+
+    @property
     def columns(self) -> tuple[str, ...] | None:
         """The names of a vector's numbers, where they have names."""
 

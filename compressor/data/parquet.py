@@ -30,7 +30,7 @@ class ParquetSource:
     part is damaged or different.
     """
 
-    columns = None
+    shape = columns = None
 
     def __init__(self, location: Path, parts: list[Path], column: str | None) -> None:
         self._parts: list[tuple[Path, int]] = []

@@ -63,7 +63,7 @@ def open_sink(
         sink: _NpySink | _ParquetSink | _FolderSink | _TableSink
         if suffix == ".npy":
             temporary = stack.enter_context(atomic_file(path, force))
-            sink = _NpySink(temporary, count, stack)
+            sink = _NpySink(temporary, count, vectors, stack)
         elif vectors:
             temporary = stack.enter_context(atomic_file(path, force))
             sink = _TableSink(temporary, suffix, vectors, stack)
@@ -103,8 +103,10 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 class _NpySink:
-    def __init__(self, path: Path, count: int, stack: ExitStack) -> None:
-        self._path, self._count, self._stack = path, count, stack
+    def __init__(
+        self, path: Path, count: int, vectors: VectorSpec | None, stack: ExitStack
+    ) -> None:
+        self._path, self._count, self._vectors, self._stack = path, count, vectors, stack
         self._file: GrowingNpy | None = None
         self._shape: tuple[int, ...] = ()
         self._row_shape: tuple[int, ...] = ()
@@ -124,7 +126,9 @@ class _NpySink:
             self._file.append(image.reshape(1, *self._row_shape))
 
     def finish(self) -> None:
-        if self._file is None:
+        if self._file is None and self._vectors:
+            self._open(self._vectors.shape, np.dtype(np.float32))
+        elif self._file is None:
             self._open((0, 0), np.dtype(np.uint8))
 
     def _open(self, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> GrowingNpy:
@@ -142,7 +146,9 @@ class _TableSink:
 
     def __init__(self, path: Path, suffix: str, spec: VectorSpec, stack: ExitStack) -> None:
         columns = spec.columns or tuple(f"c{number}" for number in range(spec.length))
-        name = next(n for n in ("name", "path", "row_name") if n not in columns)
+        # All but the last are what a table's names are read from.
+        names = ("name", "path", "filename", "id", "row_name")
+        name = next(n for n in names if n not in columns)
         self._schema = pa.schema(
             [(name, pa.string()), *((column, pa.float32()) for column in columns)]
         )

@@ -31,9 +31,10 @@ def open_source(
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
     files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
-    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or float (N, D). A folder that holds images
-    is read as such, whatever else is in it. ``columns``: those that a model takes, in its order; a
-    table has to have them, what it has beside them is left out.
+    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
+    than uint8. A folder that holds images is read as such, whatever else is in it. ``columns``:
+    those that a model takes, in its order; a table has to have them, what it has beside them is
+    left out.
 
     Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
     holds something else.

@@ -1,12 +1,13 @@
 """Tables of numbers as sources of vectors: CSV and Parquet, streamed.
 
-The numeric columns of a row are its vector. A column named path, name, filename or id gives the
-rows their names and is no part of it.
+The numbers of a row are its vector. A column named path, name, filename or id gives the rows their
+names and is no part of it; nor is an index that pandas wrote along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,16 +25,26 @@ from .images import Chunk, Group, Images
 from .names import UNSAFE, row_names
 from .reading import fingerprint, reading
 
-NAME_COLUMNS = ("path", "name", "filename", "id")
-ROWS_AT_ONCE = 4096
+# The last two are what pandas calls an index without a name, in CSV and in Parquet.
+NAME_COLUMNS = ("path", "name", "filename", "id", "", "__index_level_0__")
+ROWS_AT_ONCE = 4096  # of Parquet
+CSV_BLOCK = 2**22  # bytes; no line may be longer
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+NAMES_LISTED = 8  # in a message
+NUMBERS, LISTS, CELLS = "numbers", "lists of numbers", "text"  # kinds of columns
 
 
 class Table(Protocol):
-    """A table on disk. ``schema`` has string columns where the cells are text."""
+    """A table on disk.
+
+    ``kinds`` has its columns: NUMBERS, LISTS, CELLS of a CSV that are mostly none, or another type.
+    """
 
     files: list[Path]
-    schema: pa.Schema
+    kinds: dict[str, str]
+
+    def count(self) -> int:
+        """How many rows there are."""
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows from the front, these columns alone."""
@@ -42,9 +53,9 @@ class Table(Protocol):
 class TableSource:
     """The rows of a table as float32 vectors.
 
-    key: the columns to take, with commas between them, or one column of lists of numbers; without
-    it, all numeric columns, or the only column of lists. wanted: the columns that a model takes, in
-    its order. Raises DataError, naming the column, if it is unclear or missing.
+    key: the columns to take, with commas between them, or one column of lists of numbers. wanted:
+    the columns that a model takes, in its order. Without either: all columns of numbers, or the
+    only one of lists. Raises DataError, naming the column, if it is unclear or missing.
     """
 
     def __init__(
@@ -52,22 +63,18 @@ class TableSource:
     ) -> None:
         self.location = f"{location}::{key}" if key else str(location)
         self._table = table
-        self._name_column = next((n for n in NAME_COLUMNS if n in table.schema.names), None)
-        if key is not None and self._name_column in key.split(","):
-            self._name_column = None
-        chosen = _columns(table.schema, key, self._name_column, location)
-        self.columns: tuple[str, ...] | None = None
-        self._lists = _is_list(table.schema.field(chosen[0]).type)
-        if not self._lists:
-            if wanted is not None:
-                if missing := [column for column in wanted if column not in chosen]:
-                    raise DataError(
-                        f"{self.location} lacks the columns {', '.join(missing)}, which the model "
-                        f"was trained on; it has {', '.join(chosen)}"
-                    )
-                chosen = list(wanted)
-            self.columns = tuple(chosen)
-        self._chosen = chosen
+        self._chosen = _columns(location, table.kinds, key, wanted)
+        self._lists = table.kinds[self._chosen[0]] == LISTS
+        names = [n for n in NAME_COLUMNS if n in table.kinds and n not in self._chosen]
+        self._name_column = names[0] if names else None
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        return None if self._lists else tuple(self._chosen)
+
+    @cached_property
+    def shape(self) -> tuple[int] | None:
+        return None if self._lists else (len(self._chosen),)
 
     def count(self) -> int:
         return self._names_and_count[1]
@@ -77,101 +84,123 @@ class TableSource:
         return fingerprint(kind, ((file.name, file) for file in self._table.files))
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
-        names, total = self._names_and_count
-        pending: list[pa.RecordBatch] = []
+        pieces: list[pa.RecordBatch] = []
         rows, first, skip = 0, start, start
         for batch in self._table.batches(self._chosen):
-            skipped = min(skip, len(batch))
-            skip -= skipped
-            pending.append(batch.slice(skipped))
-            rows += len(batch) - skipped
-            while rows >= size:
-                table = pa.Table.from_batches(pending)
-                yield self._chunk(table.slice(0, size), first, names, total)
-                pending = table.slice(size).to_batches()
-                rows, first = rows - size, first + size
+            rest = batch.slice(min(skip, len(batch)))
+            skip -= len(batch) - len(rest)
+            while len(rest):
+                piece = rest.slice(0, size - rows)
+                rest = rest.slice(len(piece))
+                pieces.append(piece)
+                rows += len(piece)
+                if rows == size:
+                    yield Chunk(first, rows, partial(self._load, pieces, first, first + rows))
+                    pieces, rows, first = [], 0, first + size
         if rows:
-            yield self._chunk(pa.Table.from_batches(pending), first, names, total)
+            yield Chunk(first, rows, partial(self._load, pieces, first, first + rows))
 
-    def _chunk(
-        self, table: pa.Table, first: int, names: pa.ChunkedArray | None, total: int
-    ) -> Chunk:
-        stop = first + table.num_rows
-        return Chunk(first, table.num_rows, partial(self._load, table, first, stop, names, total))
-
-    def _load(
-        self, table: pa.Table, first: int, stop: int, names: pa.ChunkedArray | None, total: int
-    ) -> Images:
-        if names is None:
-            own = row_names(first, stop, total)
+    def _load(self, pieces: list[pa.RecordBatch], first: int, stop: int) -> Images:
+        column, total = self._names_and_count
+        if column is None:
+            names = row_names(first, stop, total)
         else:
-            own = names.slice(first, stop - first).to_pylist()
+            names = column.slice(first, stop - first).to_pylist()
         if self._lists:
-            return _list_rows(own, table.column(0), self._length)
-        columns = [_numbers(table.column(name)) for name in self._chosen]
-        return vectors(own, np.stack(columns, axis=1))
+            return _list_rows(names, [piece.column(0) for piece in pieces], self._length)
+        return vectors(names, np.concatenate([_rows(piece) for piece in pieces]), self._chosen)
 
     @cached_property
     def _length(self) -> int:
         """Of the lists: that of the first one that is not missing."""
         for batch in self._table.batches(self._chosen):
             for value in batch.column(0):
-                if value.is_valid:
+                if value.is_valid and len(value):
                     return len(value)
-        return 0
+        raise DataError(f"{self.location} has no numbers: its lists are missing or empty")
 
     @cached_property
     def _names_and_count(self) -> tuple[pa.ChunkedArray | None, int]:
         """The names, where every row has a safe one of its own, and the number of rows."""
-        column = self._name_column or self._chosen[0]
-        pieces = [batch.column(0) for batch in self._table.batches([column])]
-        total = sum(len(piece) for piece in pieces)
+        total = self._table.count()
         if not total:
             raise DataError(f"{self.location} has no rows; give a table with at least one")
         if self._name_column is None:
             return None, total
-        names = pa.chunked_array([piece.cast(pa.string()) for piece in pieces])
+        try:
+            pieces = [
+                batch.column(0).cast(pa.string())
+                for batch in self._table.batches([self._name_column])
+            ]
+        except pa.ArrowException:  # no text, and nothing that can be written as such
+            return None, total
+        names = pa.chunked_array(pieces)
         unsafe = pc.any(pc.match_substring_regex(names, UNSAFE)).as_py()
         distinct = pc.count_distinct(names, mode="only_valid").as_py()
         return (None if unsafe or distinct != total else names), total
 
 
 class CsvTable:
-    """A CSV file with a header; cells are text until they are read as numbers."""
+    """A CSV file with a header; its cells are text until they are read as numbers."""
 
     def __init__(self, path: Path) -> None:
         self.files = [path]
-        with self._open({}) as reader:
-            self.schema = reader.schema  # as the first block of the file has it
+        with self._open([]) as reader:
+            names = reader.schema.names
+        _refuse_header(path, names)
+        with self._open(names) as reader:
+            first = next(reader, None)
+        columns = [pa.array([], pa.string())] * len(names)
+        if first is not None:
+            columns = first.slice(0, ROWS_AT_ONCE).columns
+        self.kinds = dict(zip(names, map(_kind_of_cells, columns), strict=True))
+
+    def count(self) -> int:
+        return sum(len(batch) for batch in self.batches(list(self.kinds)[:1]))
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with self._open({"include_columns": columns}) as reader:
+        with self._open(columns) as reader:
             yield from reader
 
     @contextmanager
-    def _open(self, options: dict[str, Any]) -> Iterator[Any]:
+    def _open(self, columns: list[str]) -> Iterator[Any]:
         path = self.files[0]
-        with reading(path), _arrow_errors():
-            if options:
-                # A cell that is no number in a later block would otherwise end the whole.
-                options["column_types"] = dict.fromkeys(options["include_columns"], pa.string())
-            convert = pyarrow.csv.ConvertOptions(strings_can_be_null=False, **options)
-            with pyarrow.csv.open_csv(path, convert_options=convert) as reader:
-                yield reader
+        convert = pyarrow.csv.ConvertOptions(
+            include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
+        )
+        # Without threads its errors name the row; the rest of the work has threads of its own.
+        read = pyarrow.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
+        with reading(path):
+            try:
+                with pyarrow.csv.open_csv(path, read, convert_options=convert) as reader:
+                    yield reader
+            except (pa.ArrowException, UnicodeDecodeError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(
+                    f"cannot read {path}: {reason}; a CSV is a line of column names and then rows "
+                    "of as many cells, with commas between them, in UTF-8"
+                ) from error
 
 
 class ParquetTable:
-    """Parquet files of one schema, one after the other."""
+    """Parquet files with the same columns, one after the other."""
 
     def __init__(self, parts: list[Path]) -> None:
-        self.files = parts
+        self.files, self._count = parts, 0
         for number, part in enumerate(parts):
             with self._open(part) as file:
                 schema = file.schema_arrow
+                self._count += file.metadata.num_rows
+            if (double := _double(schema.names)) is not None:
+                raise DataError(f"{part} has two columns named {double!r}; rename one")
+            kinds = {field.name: _kind_of_type(field.type) for field in schema}
             if number == 0:
-                self.schema = schema
-            elif schema.names != self.schema.names:
+                self.kinds = kinds
+            elif kinds != self.kinds:
                 raise DataError(f"{part} has other columns than {parts[0]}; read them one by one")
+
+    def count(self) -> int:
+        return self._count
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for part in self.files:
@@ -181,95 +210,150 @@ class ParquetTable:
 
     @contextmanager
     def _open(self, part: Path) -> Iterator[pq.ParquetFile]:
-        with reading(part), _arrow_errors(), pq.ParquetFile(part, memory_map=True) as file:
-            yield file
+        with reading(part):
+            try:
+                with pq.ParquetFile(part, memory_map=True) as file:
+                    yield file
+            except pa.ArrowException as error:
+                raise ValueError(str(error)) from error
 
 
-def vectors(names: list[str], values: npt.NDArray[Any]) -> Images:
-    """Rows (n, D) of any float type as float32; those with a value that is not finite are named."""
+def vectors(
+    names: list[str], values: npt.NDArray[Any], columns: Sequence[str] | None = None
+) -> Images:
+    """Rows (n, D) of any type as float32; those with a value that is not finite are named."""
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(values, np.float32)
-    finite = np.isfinite(values).all(1)
-    unreadable = {
-        int(row): "has a value that is missing, not a number, or too large for float32"
-        for row in np.flatnonzero(~finite)
-    }
-    groups = [Group(np.flatnonzero(finite), values[finite])] if finite.any() else []
+    finite = np.isfinite(values)
+    whole = finite.all(1)
+    unreadable = {}
+    for row in np.flatnonzero(~whole).tolist():
+        place = int(finite[row].argmin())
+        unreadable[row] = (
+            f"has a value in column {columns[place] if columns else place} that is missing, not a "
+            "number, or too large for float32"
+        )
+    groups = [Group(np.flatnonzero(whole), values[whole])] if whole.any() else []
     return Images(names, groups, unreadable)
 
 
-def _columns(schema: pa.Schema, key: str | None, names: str | None, path: Path) -> list[str]:
+def _columns(
+    location: Path, kinds: Mapping[str, str], key: str | None, wanted: Sequence[str] | None
+) -> list[str]:
     """The columns that make the vectors. Raises DataError."""
-    kinds = {field.name: field.type for field in schema}
-    if len(kinds) < len(schema.names):
-        raise DataError(f"{path} has two columns of one name; rename one")
+    others = [column for column in kinds if column not in NAME_COLUMNS]
+    numbers = [column for column in others if kinds[column] == NUMBERS]
+    lists = [column for column in others if kinds[column] == LISTS]
     if key is not None:
         chosen = key.split(",")
-        for column in chosen:
-            if column not in kinds:
-                raise DataError(f"{path} has no column {column!r}; it has {', '.join(kinds)}")
-            if not (_is_number(kinds[column]) or (_is_list(kinds[column]) and len(chosen) == 1)):
-                raise DataError(f"{path}: the column {column!r} is {kinds[column]}, not numbers")
-        return chosen
-    others = [column for column in kinds if column != names]
-    lists = [column for column in others if _is_list(kinds[column])]
-    numbers = [column for column in others if _is_number(kinds[column])]
-    if len(lists) == 1 and not numbers:
-        return lists
-    for column in others:
-        if column not in numbers:
+        if (double := _double(chosen)) is not None:
+            raise DataError(f"{location}::{key} names {double!r} twice; leave one out")
+    elif len(lists) == 1 and not numbers:
+        chosen = lists
+    elif wanted is not None:
+        chosen = [column for column in kinds if column in numbers or column in wanted]
+    else:
+        chosen = others
+    if wanted is not None and (not chosen or kinds.get(chosen[0]) != LISTS):
+        if missing := [column for column in wanted if column not in chosen]:
             raise DataError(
-                f"{path}: the column {column!r} is {kinds[column]}, not numbers; name the wanted "
-                f"columns as {path}::{','.join(numbers[:3]) or 'a,b,c'}"
+                f"{location} lacks {_listed(missing)}, which the model was trained on; "
+                f"it has {_listed(chosen) or 'no numbers'}"
             )
-    if not numbers:
-        raise DataError(f"{path} has no column of numbers")
-    return numbers
+        chosen = list(wanted)
+    if not chosen:
+        raise DataError(f"{location} has no column of numbers")
+    for column in chosen:
+        if column not in kinds:
+            raise DataError(f"{location} has no column {column!r}; it has {', '.join(kinds)}")
+        if wanted is not None and kinds[column] == CELLS:
+            continue  # the model knows better: rows whose cell is no number are unreadable
+        if kinds[column] != NUMBERS and (kinds[column] != LISTS or len(chosen) > 1):
+            raise DataError(
+                f"{location}: the column {column!r} is {kinds[column]}, not numbers; leave it out, "
+                f"or name the wanted columns as {location}::{','.join(numbers[:3]) or 'a,b,c'}"
+            )
+    return chosen
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def _refuse_header(path: Path, names: list[str]) -> None:
+    """Raises DataError if the first line of a CSV has no names, one for each column."""
+    if (double := _double(names)) is not None:
+        raise DataError(
+            f"{path} has two columns named {double!r}; its first line has to name the columns, "
+            "each differently"
+        )
+    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+        raise DataError(f"{path} has one column, {names[0]!r}; cells need commas between them")
+    # 0, 1, 2 and so on are names that pandas gives.
+    if all(re.match(NUMBER, name) for name in names) and any("." in name for name in names):
+        raise DataError(
+            f"{path} begins with the numbers {_listed(names)}; its first line has to name the "
+            "columns"
+        )
+
+
+def _double(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_LISTED
+    return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _kind_of_cells(cells: pa.Array) -> str:
+    """Numbers, if most of what the cells hold are numbers, or they hold nothing."""
+    missing = pa.array(pyarrow.csv.ConvertOptions().null_values)
+    held = cells.filter(pc.invert(pc.is_in(pc.utf8_trim_whitespace(cells), missing)))
+    numbers = np.isfinite(_numbers(held)).sum()
+    return NUMBERS if 2 * numbers >= len(held) else CELLS
+
+
+def _kind_of_type(kind: pa.DataType) -> str:
     types = pa.types
-    return bool(
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return LISTS if _kind_of_type(kind.value_type) == NUMBERS else str(kind)
+    is_number = (
         types.is_integer(kind)
         or types.is_floating(kind)
         or types.is_boolean(kind)
         or types.is_decimal(kind)
-        or types.is_null(kind)  # a column of a CSV whose first cells are all empty
     )
+    return NUMBERS if is_number else str(kind)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return (is_list or pa.types.is_fixed_size_list(kind)) and _is_number(kind.value_type)
+def _rows(piece: pa.RecordBatch) -> npt.NDArray[np.float64]:
+    """(n, columns) float64."""
+    if len(set(piece.schema.types)) == 1:  # at once: a call costs more than some hundred cells
+        together = _numbers(pa.concat_arrays(piece.columns))
+        return together.reshape(piece.num_columns, piece.num_rows).T
+    return np.stack([_numbers(column) for column in piece.columns], 1)
 
 
-def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _numbers(column: pa.Array) -> npt.NDArray[np.float64]:
     """A column as float64, NaN for what is missing or no number."""
     if pa.types.is_string(column.type):
-        text = pc.utf8_trim_whitespace(column)
-        text = pc.if_else(pc.match_substring_regex(text, NUMBER), text, None)
-        lower = pc.utf8_lower(column)
-        text = pc.if_else(pc.equal(lower, "true"), "1", text)
-        column = pc.if_else(pc.equal(lower, "false"), "0", text)
-    numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+        number = pc.if_else(pc.match_substring_regex(text, NUMBER), text, None)
+        number = pc.if_else(pc.equal(text, "true"), "1", number)
+        column = pc.if_else(pc.equal(text, "false"), "0", number)
+    numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(
+        zero_copy_only=False
+    )
     return numbers
 
 
-def _list_rows(names: list[str], column: pa.ChunkedArray, length: int) -> Images:
+def _list_rows(names: list[str], pieces: list[pa.Array], length: int) -> Images:
+    lengths = np.concatenate([pc.list_value_length(piece).fill_null(0) for piece in pieces])
     values = np.full((len(names), length), np.nan)
-    odd = {}
-    for row, value in enumerate(column.to_pylist()):
-        if value is None or len(value) != length:
-            odd[row] = f"has {0 if value is None else len(value)} numbers, the first row {length}"
-        else:
-            values[row] = [np.nan if number is None else number for number in value]
+    fitting = [piece.filter(pc.equal(pc.list_value_length(piece), length)) for piece in pieces]
+    values[lengths == length] = np.concatenate(
+        [_numbers(piece.flatten()) for piece in fitting]
+    ).reshape(-1, length)
     images = vectors(names, values)
+    odd = {
+        int(row): f"has {lengths[row]} numbers, the first row {length}"
+        for row in np.flatnonzero(lengths != length)
+    }
     return Images(images.names, images.groups, images.unreadable | odd)
-
-
-@contextmanager
-def _arrow_errors() -> Iterator[None]:
-    try:
-        yield
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error

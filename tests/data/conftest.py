@@ -40,7 +40,7 @@ def png() -> Callable[[Pixels], bytes]:
 
 
 class Read:
-    """All images of a source: names, pixels by position (None if unreadable), reasons."""
+    """All rows of a source: names, pixels by position (None if unreadable), reasons."""
 
     def __init__(self, source: Source, size: int = 7, start: int = 0) -> None:
         self.names: list[str] = []
@@ -54,7 +54,8 @@ class Read:
             assert len(images.names) == chunk.count
             pixels: dict[int, Pixels] = {}
             for group in images.groups:
-                assert group.pixels.dtype == np.uint8 and group.pixels.ndim == 4
+                kind = group.pixels.dtype, group.pixels.ndim
+                assert kind in ((np.uint8, 4), (np.float32, 2))
                 assert len(group.positions) == len(group.pixels)
                 assert not pixels.keys() & set(group.positions.tolist())
                 pixels |= zip(group.positions.tolist(), group.pixels, strict=True)

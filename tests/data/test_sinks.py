@@ -12,7 +12,8 @@ from PIL import Image
 from compressor.data import sinks
 from compressor.data.sinks import open_sink, png_path
 from compressor.data.sources import open_source
-from compressor.errors import ArchiveError, OutputError
+from compressor.errors import ArchiveError, ConfigError, OutputError
+from compressor.spec import VectorSpec
 
 UNSAFE = ["../x.png", "a/../../x", "/x", "C:x", "C:\\x", "..\\x", "a\\b", "", "a\0b", "..", "a/.."]
 
@@ -294,3 +295,95 @@ def test_png_path_makes_nothing(tmp_path):
 def test_png_path_refuses_what_leads_out_of_the_folder(tmp_path, name):
     with pytest.raises(ArchiveError):
         png_path(tmp_path, name)
+
+
+# Vectors
+
+
+def spec_of(*columns, length=3):
+    return VectorSpec(
+        length=length, mean=(0.0,) * length, scale=(1.0,) * length, columns=columns or None
+    )
+
+
+def write_vectors(path, values, spec, force=False):
+    """Writes the vectors {name: numbers}, two at a time."""
+    items = list(values.items())
+    with open_sink(path, len(items), force, spec) as sink:
+        for first in range(0, len(items), 2):
+            some = items[first : first + 2]
+            sink.write([name for name, _ in some], [numbers for _, numbers in some])
+
+
+@pytest.fixture
+def vectors():
+    """Float32 of every size, some of them subnormal, as bits come."""
+    numbers = np.random.default_rng(0).bytes(4 * 300)
+    values = np.frombuffer(numbers, np.float32).reshape(-1, 3)
+    values = np.float32([*values[np.isfinite(values).all(1)], [0, -0.0, 1e-45], [0.1, 3.4e38, -1]])
+    return {f"a/{place} b": row for place, row in enumerate(values)}
+
+
+@pytest.fixture(params=["npy", "csv", "parquet"])
+def table(request, tmp_path):
+    return tmp_path / "new" / f"out.{request.param}"
+
+
+@pytest.mark.parametrize("columns", [(), ("size", 'a "b", c', "größe")])
+def test_vectors_are_read_back_bit_for_bit_with_names_and_columns(table, vectors, read, columns):
+    write_vectors(table, vectors, spec_of(*columns))
+    source = open_source(table)
+    found = read(source)
+    assert np.stack(found.pixels).tobytes() == np.stack(list(vectors.values())).tobytes()
+    if table.suffix != ".npy":
+        assert found.names == list(vectors)
+        assert source.columns == (columns or ("c0", "c1", "c2"))
+
+
+def test_columns_of_the_model_that_are_called_like_names_stay_what_they_are(tmp_path, read):
+    rows = {"x": np.float32([1, 2, 3]), "y": np.float32([4, 5, 6])}
+    spec = spec_of("id", "name", "path")
+    for path in (tmp_path / "a.csv", tmp_path / "a.parquet"):
+        write_vectors(path, rows, spec)
+        found = read(open_source(path, spec.columns))
+        assert np.array_equal(np.stack(found.pixels), [[1, 2, 3], [4, 5, 6]])
+        assert found.names == ["x", "y"]
+
+
+def test_no_vectors_make_an_empty_output(table):
+    write_vectors(table, {}, spec_of("a", "b", "c"))
+    if table.suffix == ".npy":
+        assert np.load(table).shape == (0, 3)
+    elif table.suffix == ".csv":
+        assert table.read_text() == '"name","a","b","c"\n'
+    else:
+        assert pq.read_table(table).schema.names == ["name", "a", "b", "c"]
+
+
+def test_an_interrupted_write_of_vectors_leaves_what_was_there(table, vectors):
+    write_vectors(table, vectors, spec_of())
+    before = table.read_bytes()
+    with pytest.raises(OutputError, match="exists; give --force"):
+        write_vectors(table, vectors, spec_of())
+    with pytest.raises(KeyboardInterrupt), open_sink(table, 2, True, spec_of()) as sink:
+        sink.write(["z"], [np.float32([1, 2, 3])])
+        raise KeyboardInterrupt
+    assert table.read_bytes() == before and files_in(table.parent) == [table.name]
+    write_vectors(table, {"z": np.float32([1, 2, 3])}, spec_of(), force=True)
+    assert table.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["out", "out.tsv", "out.png"])
+def test_vectors_make_no_pictures(tmp_path, name):
+    with (
+        pytest.raises(ConfigError, match=r"vectors are written as \.npy, \.csv or \.parquet"),
+        open_sink(tmp_path / name, 1, vectors=spec_of()),
+    ):
+        pass
+    assert files_in(tmp_path) == []
+
+
+def test_images_make_no_csv(tmp_path, images):
+    with pytest.raises(ConfigError, match=r"images are written as \.npy, \.parquet or a folder"):
+        write(tmp_path / "out.csv", images)
+    assert files_in(tmp_path) == []
