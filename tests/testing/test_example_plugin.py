@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 
 from compressor.data.images import Pixels
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "plugin"
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +73,14 @@ def test_its_own_test_passes(environment: dict[str, str], tmp_path: Path) -> Non
         env=environment,
         cwd=tmp_path,
     )
+
+
+def test_the_walk_through_shows_the_example_as_it_is() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text().partition("## Your own, step by step")[2]
+    walk = text.partition("\n## ")[0]
+    shown = re.findall(r"```(?:toml|python)\n(.*?)```", walk, re.DOTALL)
+    files = "\n".join(path.read_text() for path in EXAMPLE.iterdir() if path.is_file())
+    lines = [line for block in shown for line in block.splitlines() if line.strip()]
+    assert len(shown) == 4 and len(lines) < 60
+    missing = [line for line in lines if line not in files.splitlines()]
+    assert not missing
