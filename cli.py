@@ -55,10 +55,11 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="compressor")
 def cli() -> None:
-    """Learn a code for your images with an autoencoder; compress datasets, score anomalies.
+    """Learn a code for your data with an autoencoder; compress datasets, score anomalies.
 
-    DATA is a folder of images, an image, .npy, .npz (FILE.npz::KEY), Parquet
-    (FILE.parquet::COLUMN), a WebDataset .tar or a .zip.
+    DATA are images: a folder, an image, .npy, .npz (FILE.npz::KEY), Parquet
+    (FILE.parquet::COLUMN), a WebDataset .tar or a .zip. Or vectors: .npy, .npz, Parquet, or .csv
+    (FILE.csv::COLUMN,COLUMN).
     """
 
 
@@ -177,9 +178,13 @@ def encode(data: str, model: str, output: str, device: str, force: bool, as_json
 @output_option("The archive: a new folder.")
 @click.option("--no-embed", is_flag=True, help="Leave the model out; decompress with -m MODEL.")
 @device
-@click.option("--measure", is_flag=True, help="Decode too, and report PSNR.")
 @click.option(
-    "--compare", is_flag=True, help="Say what JPEG, WebP, AVIF and others need for the same PSNR."
+    "--measure", is_flag=True, help="Decode too, and report PSNR; of vectors mse and snr."
+)
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Of images: say what JPEG, WebP, AVIF and others need for the same PSNR.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
 @force
@@ -216,8 +221,8 @@ def compress(
 
 @cli.command()
 @click.argument("archive")
-@output_option("A folder of PNG files, OUT.npy or OUT.parquet.")
-@click.option("--only", metavar="GLOB", help="Only images whose name matches.")
+@output_option("A folder of PNG files, OUT.npy or OUT.parquet; of vectors also OUT.csv.")
+@click.option("--only", metavar="GLOB", help="Only those whose name matches.")
 @click.option(
     "-m",
     "--model",
@@ -236,7 +241,7 @@ def decompress(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Turn ARCHIVE back into images."""
+    """Turn ARCHIVE back into images or vectors."""
     from compressor import verbs
 
     summary = verbs.decompress(
@@ -250,11 +255,11 @@ def decompress(
 @model_option
 @output_option("RESULTS.parquet or RESULTS.csv.")
 @click.option("--scorer", metavar="NAME", help="Which score; the model's first by default.")
-@click.option("--fpr", type=float, help="False alarms among normal images [default: 0.01].")
+@click.option("--fpr", type=float, help="False alarms among normal data [default: 0.01].")
 @click.option("--fdr", type=float, help="False alarms among alarms, over the batch.")
-@click.option("--threshold", type=float, help="A raw score above which an image is an anomaly.")
-@click.option("--heatmaps", metavar="DIR", help="Write the anomalies' error maps as PNG.")
-@click.option("--report", metavar="F.html", help="Write a page with the strangest images.")
+@click.option("--threshold", type=float, help="The raw score above which anomalies are.")
+@click.option("--heatmaps", metavar="DIR", help="Of images: write anomalies' error maps as PNG.")
+@click.option("--report", metavar="F.html", help="Write a page with the strangest of DATA.")
 @click.option("--fail-on-anomaly", is_flag=True, help="End with exit code 3 if there are any.")
 @device
 @force
@@ -274,7 +279,7 @@ def score(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Score the images of DATA for anomalies."""
+    """Score DATA for anomalies."""
     from compressor import verbs
 
     summary = verbs.score(
@@ -300,7 +305,7 @@ def score(
 @device
 @as_json
 def calibrate(model: str, data: str, device: str, as_json: bool) -> None:
-    """Set MODEL's thresholds anew, from normal images it was not trained on."""
+    """Set MODEL's thresholds anew, from normal data it was not trained on."""
     from compressor import verbs
 
     _finish(verbs.calibrate(model, data, device=device, progress=True), as_json)

@@ -48,9 +48,9 @@ def threshold_for(calibration: Scores, fpr: float) -> float:
     if rank == 0:
         needed = math.ceil(1 / fpr - 1e-9) - 1
         raise ConfigError(
-            f"--fpr {fpr:g} needs at least {needed} calibration images, the model has "
+            f"--fpr {fpr:g} needs at least {needed} calibration scores, the model has "
             f"{len(calibration)}; ask for --fpr {1 / (len(calibration) + 1):.2g} or more, or "
-            "calibrate with more images (compressor calibrate MODEL DATA)"
+            "calibrate with more data (compressor calibrate MODEL DATA)"
         )
     return float(calibration[len(calibration) - rank])
 

@@ -274,7 +274,7 @@ def _first_threshold(
     if not len(calibration):
         raise ConfigError(
             "the model has no calibration scores: give --threshold, or calibrate it with normal "
-            "images (compressor calibrate MODEL DATA)"
+            "data (compressor calibrate MODEL DATA)"
         )
     if fdr is not None:
         if not 0 < fdr < 1:
@@ -290,8 +290,8 @@ def _fdr_threshold(counts: npt.NDArray[np.int64], fdr: float, calibration: Score
         images, n = int(counts.sum()), len(calibration)
         if images * (1 / (n + 1)) > fdr:
             log.warning(
-                "--fdr %g: with %d calibration images nothing is rejected unless at least %d of "
-                "these %d images are the strangest of all; calibrate with more images",
+                "--fdr %g: with %d calibration scores nothing is rejected unless at least %d of "
+                "these %d are the strangest of all; calibrate with more data",
                 fdr,
                 n,
                 int(np.ceil(images / (n + 1) / fdr)),

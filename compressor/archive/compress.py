@@ -1,4 +1,4 @@
-"""The verb ``compress``: images in, an archive out."""
+"""The verb ``compress``: images or vectors in, an archive out."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def compress(
     ) as writer:
         done = writer.consumed
         if done:
-            log.info("resuming: %d images are in the archive already", done)
+            log.info("resuming: %d %ss are in the archive already", done, spec.kind)
         # A PSNR is over all images, those of an earlier run included.
         position = 0 if measure else done
         for images, result in job.run(work, start=position, progress=progress):
@@ -144,10 +144,13 @@ def _quality(spec: DataSpec, original: Rows, decoded: Rows) -> Quality:
 
 
 def _figures(spec: DataSpec, quality: Quality) -> dict[str, float | None]:
-    """None, in dB, where nothing was lost."""
+    """None, in dB, where nothing was lost; of vectors, also where it is no finite number."""
     error = quality.squared_error
     if isinstance(spec, VectorSpec):
-        snr = round(10 * math.log10(quality.squares / error), 4) if error else None
+        if not math.isfinite(error):
+            return {"mse": None, "snr": None}
+        known = error > 0 and quality.squares > 0
+        snr = round(10 * math.log10(quality.squares / error), 4) if known else None
         return {"mse": error / quality.elements, "snr": snr}
     peak = 255**2 * quality.elements
     return {"psnr": round(10 * math.log10(peak / error), 4) if error else None}

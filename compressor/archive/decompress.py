@@ -1,4 +1,4 @@
-"""The verb ``decompress``: an archive in, images out."""
+"""The verb ``decompress``: an archive in, images or vectors out."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def decompress(
     force: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Writes the images of ``archive``: a folder of PNG files, *.npy or *.parquet.
+    """Writes the images of ``archive`` to a folder as PNG files, or to *.npy or *.parquet.
 
-    Vectors are written as *.npy, *.csv or *.parquet.
+    Vectors go to *.npy, *.csv or *.parquet.
 
     ``only``: a glob over names; blocks without a match are not read. ``model``: a copy of the model
     that made the archive, where the one inside is missing or damaged. What damage leaves readable
@@ -69,7 +69,7 @@ def decompress(
         lost = [(coded.names[place], reason) for place, reason in sorted(coded.missing.items())]
         return Decoded([coded.names[p] for p in places], [found[p] for p in places], lost)
 
-    spec = opened.model.spec
+    spec, kind = opened.model.spec, opened.model.spec.kind
     vectors = spec if isinstance(spec, VectorSpec) else None
     images, lost = 0, []
     with (
@@ -80,13 +80,13 @@ def decompress(
             sink.write(decoded.names, decoded.pixels)
             images += len(decoded.names)
             for reason, count in Counter(reason for _, reason in decoded.lost).items():
-                log.warning("%d images %s", count, reason)
+                log.warning("%d %ss %s", count, kind, reason)
             lost += decoded.lost
             bar.update(images + len(lost))
         if only is not None and not images and not lost:
-            raise DataError(f"no image in {archive} has a name that matches {only!r}")
+            raise DataError(f"no {kind} in {archive} has a name that matches {only!r}")
         if lost and not images:
-            raise ArchiveError(f"every image of {archive} is lost; {' '.join(lost[0])}")
+            raise ArchiveError(f"every {kind} of {archive} is lost; {' '.join(lost[0])}")
     for sentence in opened.damage:
         log.warning("damage: %s", sentence)
     return {

@@ -122,8 +122,8 @@ class Archive:
             items = Items.from_bytes(self._checked(items_name))
         except ArchiveError as error:
             self._note(
-                f"{self.path}/{items_name} {error}; its images come in the order of their blocks "
-                f"and are named damaged-{number:05d}/00000000 and so on"
+                f"{self.path}/{items_name} {error}; its {self.model.spec.kind}s come in the order "
+                f"of their blocks and are named damaged-{number:05d}/00000000 and so on"
             )
             items = _numbered_items(number, places, self.model.spec.channels)
         return Part(number, items, places)
@@ -201,7 +201,8 @@ class Archive:
                 & (items.width[of_block] == place.width)
             )
             missing |= dict.fromkeys(
-                positions[~sound].tolist(), f"lost: block {block} has no such image"
+                positions[~sound].tolist(),
+                f"lost: block {block} has no such {self.model.spec.kind}",
             )
             chosen = codes[items.index[of_block[sound]]]
             found[place.height, place.width].append((positions[sound], chosen))

@@ -45,7 +45,8 @@ def iterate_problems(path: Path, model: Model | None = None) -> Iterator[str]:
         yield from _check_part(archive, part)
         images += len(part.items)
     if images != archive.count:
-        yield f"{path}: the manifest counts {archive.count} images, the items {images}"
+        kind = archive.model.spec.kind
+        yield f"{path}: the manifest counts {archive.count} {kind}s, the items {images}"
     yield from archive.damage
 
 
@@ -95,10 +96,10 @@ def _check_part(archive: Archive, part: Part) -> Iterator[str]:
         except ArchiveError as error:
             yield f"{name}: {error}"
 
-    items = part.items
+    items, kind = part.items, archive.model.spec.kind
     held = [(block, at) for block, place in part.places.items() for at in range(place.images)]
     if sorted(zip(items.block.tolist(), items.index.tolist(), strict=True)) != sorted(held):
-        yield f"{archive.path}: part {part.number} does not have each image exactly once"
+        yield f"{archive.path}: part {part.number} does not have each {kind} exactly once"
     else:
         sizes = np.array([part.places[block][3:] for block in items.block.tolist()]).reshape(-1, 2)
         if not np.array_equal(sizes, np.stack([items.height, items.width], axis=1)):

@@ -284,8 +284,9 @@ class ArchiveWriter:
             return
         if parts:
             raise OutputError(
-                f"{self._partial} holds {sum(part.images for part in parts):,} images of a job "
-                "that was cut short; give --resume to go on with it, or --force to start anew"
+                f"{self._partial} holds {sum(part.images for part in parts):,} "
+                f"{self._model.spec.kind}s of a job that was cut short; give --resume to go on "
+                "with it, or --force to start anew"
             )
 
     def _resumed(self) -> Ledger:
@@ -408,6 +409,6 @@ def _check_name(name: str) -> None:
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise DataError(f"the name {name!r} is not valid text; rename that image") from error
+        raise DataError(f"the name {name!r} is not valid text; rename it") from error
     if size > MAX_NAME:
         raise DataError(f"the name {name[:40]!r}... has {size} bytes; at most {MAX_NAME} are taken")

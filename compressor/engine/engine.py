@@ -56,8 +56,15 @@ class Engine:
         return decoded[0]
 
     def score(self, pixels: Rows) -> dict[str, npt.NDArray[np.float32]]:
-        """Images or vectors -> each score (N,), and error_map (N, H, W) or (N, D); float32, raw."""
-        return self._run("scorer", pixels, size_of(pixels.shape[1:]))
+        """Images or vectors -> each score (N,), and error_map (N, H, W) or (N, D); float32, raw.
+
+        A vector so far out that the network's numbers overflow has the score infinity.
+        """
+        answers = self._run("scorer", pixels, size_of(pixels.shape[1:]))
+        for name, scores in answers.items():
+            if name != "error_map" and np.isnan(scores).any():  # infinity - infinity on the way
+                answers[name] = np.where(np.isnan(scores), np.float32(np.inf), scores)
+        return answers
 
     def session(self, graph: str) -> ort.InferenceSession:
         """The session of encoder, decoder or scorer; raises ModelError or DeviceError."""

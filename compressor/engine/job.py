@@ -19,6 +19,8 @@ from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
 
+SKIPPED_TOLD = 20  # inputs that are named at once; a table may have many
+
 
 class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
@@ -33,11 +35,23 @@ class Job:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
+        self._refuse_shape()
         self.engine = Engine(self.model.read, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable: list[tuple[str, str]] = []
         log.info("device: %s (%s)", self.engine.device.name, self.engine.device.reason)
+
+    def _refuse_shape(self) -> None:
+        """Raises DataError if no row can fit the model, before each of them is named for it."""
+        if self.source.shape is not None:
+            try:
+                self.model.spec.check(self.source.shape)
+            except UnreadableImage as error:
+                raise DataError(
+                    f"{self.source.location}: every row {error}; give data like those that "
+                    f"{self.model.location} was trained on"
+                ) from error
 
     def run(
         self, work: Callable[[Images], Result], *, start: int = 0, progress: bool = False
@@ -56,8 +70,7 @@ class Job:
         with Progress(self._verb, self.source.count(), shown=progress) as bar:
             for images, result in in_order(load_and_work, chunks):
                 for position, reason in sorted(images.unreadable.items()):
-                    log.warning("skipped %s: %s", images.names[position], reason)
-                    self.unreadable.append((images.names[position], reason))
+                    self._skip(images.names[position], reason)
                 self.images += len(images.names) - len(images.unreadable)
                 yield images, result
                 bar.update(start + self.images + len(self.unreadable))
@@ -65,6 +78,13 @@ class Job:
             reason = f"; the first: {' '.join(self.unreadable[0])}" if self.unreadable else ""
             kind = self.model.spec.kind
             raise DataError(f"no {kind} in {self.source.location} can be used{reason}")
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.unreadable.append((name, reason))
+        if len(self.unreadable) <= SKIPPED_TOLD:
+            log.warning("skipped %s: %s", name, reason)
+        elif len(self.unreadable) == SKIPPED_TOLD + 1:
+            log.warning("skipped more; the summary names all")
 
     def summary(self) -> dict[str, Any]:
         """The keys that every verb's summary ends with."""

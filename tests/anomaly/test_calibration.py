@@ -108,7 +108,7 @@ def test_ties_raise_no_alarm() -> None:
 def test_too_few_calibration_images_are_told_how_many_it_takes(level: float, needed: int) -> None:
     enough = np.arange(needed, dtype=np.float64)
     assert threshold_for(enough, level) == needed - 1
-    with pytest.raises(ConfigError, match=f"needs at least {needed} calibration images") as error:
+    with pytest.raises(ConfigError, match=f"needs at least {needed} calibration scores") as error:
         threshold_for(enough[:-1], level)
     assert f"the model has {needed - 1}" in str(error.value)
     assert "compressor calibrate" in str(error.value)

@@ -209,7 +209,7 @@ def test_at_a_false_discovery_rate_unreadable_images_count_for_nothing(
 def test_too_few_calibration_images_for_a_level_are_told(
     strange: Pixels, model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--fpr 0.001 needs at least 999 calibration images"):
+    with pytest.raises(ConfigError, match=r"--fpr 0.001 needs at least 999 calibration scores"):
         score(strange, model, tmp_path / "r.parquet", fpr=0.001)
     assert not list(tmp_path.iterdir())
 
