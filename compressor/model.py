@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin")  # what an archive embeds
-MAX_MANIFEST = 16 << 20
+MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
 class FileEntry(BaseModel):

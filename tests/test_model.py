@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import ModelError, OutputError
-from compressor.model import FORMAT_VERSION, Model, manifest_files, write_model
+from compressor.model import (
+    DECODING,
+    FORMAT_VERSION,
+    FileEntry,
+    Model,
+    ModelManifest,
+    PluginEntry,
+    manifest_files,
+    write_model,
+)
+from compressor.spec import CodeSpec, VectorSpec
 from compressor.verbs import inspect, verify
 
 
@@ -148,3 +158,18 @@ def test_weights_are_embedded_compactly(model: Path, tmp_path: Path) -> None:
     decoder = sum(w.size for name, w in weights.items() if name.startswith("g."))
     packed = (tmp_path / "embedded" / "decoder.onnx.xz").stat().st_size
     assert packed < 2 * decoder + 2500  # the graph itself, and less than 16 bits a weight
+
+
+def test_a_model_of_very_long_vectors_can_be_opened(tmp_path: Path) -> None:
+    count = 400_000
+    spec = VectorSpec(
+        length=count,
+        mean=(-0.0251839067786932,) * count,
+        scale=(1.0 / 3,) * count,
+        columns=tuple(f"gene {number}" for number in range(count)),
+    )
+    plugin = PluginEntry(name="any", distribution="any", version="1")
+    files = dict.fromkeys(DECODING, FileEntry(size=0, sha256=""))
+    manifest = ModelManifest(plugin=plugin, data=spec, code=CodeSpec(shape=(2,)), files=files)
+    write_model(tmp_path / "model", manifest_files(manifest), force=False)
+    assert Model.open(tmp_path / "model").spec == spec
