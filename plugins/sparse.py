@@ -20,7 +20,7 @@ from compressor.plugin import Pass
 from compressor.spec import DataSpec
 from compressor.training.networks import FeedForward, NetworkConfig
 
-ALPHA = {"l1": 0.1, "kl": 20.0, "square": 500.0}
+ALPHA = {"l1": 0.1, "kl": 50.0, "square": 200.0}
 
 
 class SparseConfig(NetworkConfig):
