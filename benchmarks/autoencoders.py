@@ -1,7 +1,7 @@
 """Every built-in plugin on the same data and budget, and the claim that each is there for.
 
 Usage: python benchmarks/autoencoders.py [--data FOLDER] [--output FOLDER] [--seconds S]
-                                         [--only NAME]
+                                         [--only NAME ...]
 
 FOLDER (or the environment variable COMPRESSOR_DATA) holds fashion_mnist_pub.npz, mnist.npz (both
 with x_train and x_test) and notmnist_pub.npz (x), uint8 images of 28x28. Each cell (a plugin's row,
@@ -45,11 +45,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "stacked": {"hidden": [300], "latent": 150},
     "sparse": {"network": "dense", "hidden": [], "latent": 512},
     "contractive": {
-        "hidden": [512],
-        "latent": 256,
+        "hidden": [256],
+        "latent": 128,
         "activation": "relu",
         "loss": "cross-entropy",
-        "alpha": 7,
+        "batch_size": 64,
+        "learning_rate": 4e-3,
+        "alpha": 1.3,
     },
     "denoising": {"network": "dense", "hidden": [512], "latent": 128},
     "vae": {"network": "dense", "hidden": [300], "latent": 32},
@@ -61,7 +63,8 @@ class Bench:
     """The data, where cells are kept, and the budget of a training in seconds."""
 
     def __init__(self, data: Path, output: Path, seconds: float) -> None:
-        self.output, self.seconds = output, seconds
+        self.output, self.seconds = output / f"{seconds:g}s", seconds  # other budgets, other cells
+        self.output.mkdir(parents=True, exist_ok=True)
         with np.load(data / "fashion_mnist_pub.npz") as arrays:
             self.clothes, self.test = arrays["x_train"][..., None], arrays["x_test"][..., None]
         with np.load(data / "mnist.npz") as arrays:
@@ -207,19 +210,18 @@ def sparse(bench: Bench) -> Cell:
         q = h.mean(0)
         figures[form] = {
             "zeros": float((h == 0).float().mean()),
-            "mean": float(q.mean()),
+            "mean": float((q - 0.1).abs().mean()),
             "furthest": float((q - 0.1).abs().max()),
             "psnr": psnr(squared_error(model, x)),
         }
     zeros = figures["l1"]["zeros"]
-    apart = {form: abs(figures[form]["mean"] - 0.1) for form in ("kl", "square")}
+    kl, square = figures["kl"], figures["square"]
     return {
         **figures,
-        "met": zeros >= 0.7 and max(apart.values()) <= 0.02,
-        "says": f"L1: {zeros:.1%} of the codes are exactly 0 (wanted 70%); |q - p| = "
-        f"{apart['kl']:.4f} (KL), {apart['square']:.4f} (square) in the mean over 512 elements "
-        f"(wanted 0.02), {figures['kl']['furthest']:.3f} and {figures['square']['furthest']:.3f} "
-        "for the furthest one",
+        "met": zeros >= 0.7 and max(kl["furthest"], square["furthest"]) <= 0.02,
+        "says": f"L1: {zeros:.1%} of the codes are exactly 0 (wanted 70%); |q - p| of 512 elements "
+        f"is {kl['mean']:.4f} in the mean and {kl['furthest']:.4f} at most with KL, "
+        f"{square['mean']:.4f} and {square['furthest']:.4f} with the square (wanted 0.02)",
     }
 
 
@@ -311,7 +313,8 @@ def vae(bench: Bench) -> Cell:
         "met": -elbo <= 105 and -nll.mean().item() <= 98,
         "says": f"MNIST, binarised once: -ELBO {-elbo:.1f} nats on 10,000 test images (wanted "
         f"105), NLL {-nll.mean().item():.1f} with {samples} importance samples on the first 1,000 "
-        f"(wanted 98; Pythae's VAE is at 89.8), after {facts['seconds'] / 60:.0f} minutes",
+        f"(wanted 98; {-nll.mean().item() - 89.8:.1f} above Pythae's VAE at 89.8), after "
+        f"{facts['seconds'] / 60:.0f} minutes on one core",
     }
 
 
@@ -372,13 +375,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("COMPRESSOR_DATA"))
     parser.add_argument("--output", type=Path, default=Path("autoencoders-benchmark"))
     parser.add_argument("--seconds", type=float, default=90, help="of each training")
-    parser.add_argument("--only", choices=CLAIMS, help="one plugin instead of all")
+    parser.add_argument(
+        "--only", choices=CLAIMS, nargs="+", default=list(CLAIMS), help="some plugins of all"
+    )
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("give --data or set COMPRESSOR_DATA")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(Path(arguments.data), arguments.output, arguments.seconds)
-    names = [arguments.only] if arguments.only else list(CLAIMS)
+    names = arguments.only
     rows = {name: bench.cell(f"{name}-row", partial(bench.row, name)) for name in names}
     claims = {name: bench.cell(f"{name}-claim", partial(CLAIMS[name], bench)) for name in names}
     print("\n| plugin | parameters | training | PSNR | bits/image | MNIST | notMNIST |")
