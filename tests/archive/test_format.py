@@ -13,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from compressor.archive.blocks import CodedImages, CodeGroup
+from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.entropy.coder import encode
 from compressor.entropy.prior import Prior
+from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
+from compressor.spec import CodeSpec, VectorSpec
 
 
 def read_prior(content):
@@ -103,30 +107,26 @@ def crc32c(content):
     return crc ^ 0xFFFFFFFF
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_archive_reads_as_the_format_says(tmp_path, mixed, write, whole):
-    some = dict(list(mixed.items())[: 40 if whole else 3])
-    write(tmp_path, some, force=True)
-    text = (tmp_path / "manifest.json").read_bytes()
+def read_archive(path):
+    """The manifest, the items, and the code of each: names to int (*code shape)."""
+    text = (path / "manifest.json").read_bytes()
     expected = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n"
-    assert (tmp_path / "manifest.sha256").read_text() == expected
+    assert (path / "manifest.sha256").read_text() == expected
     manifest = json.loads(text)
     assert (manifest["format"], manifest["format_version"]) == ("compressor-archive", 1)
-    assert manifest["images"] == len(some)
     for name, entry in manifest["files"].items():
-        content = (tmp_path / name).read_bytes()
+        content = (path / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    model = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    model = json.loads((path / "model" / "manifest.json").read_text())
     hashes = {name: entry["sha256"] for name, entry in model["files"].items()}
     identity = {"code": model["code"], "data": model["data"], "files": hashes}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    assert manifest["model"] == digest
-    prior = read_prior(lzma.decompress((tmp_path / "model" / "prior.bin.xz").read_bytes()))
+    assert manifest["model"] == digest and manifest["data"] == model["data"]
+    prior = read_prior(lzma.decompress((path / "model" / "prior.bin.xz").read_bytes()))
 
-    frames = (tmp_path / "blocks" / "part-00000.bin").read_bytes()
-    index = pq.read_table(tmp_path / "blocks" / "part-00000.parquet").to_pylist()
-    assert manifest["parts"] == [{"images": len(some), "blocks": len(index)}]
+    frames = (path / "blocks" / "part-00000.bin").read_bytes()
+    index = pq.read_table(path / "blocks" / "part-00000.parquet").to_pylist()
     blocks = []
     end = 0
     for number, row in enumerate(index):
@@ -140,18 +140,65 @@ def test_an_archive_reads_as_the_format_says(tmp_path, mixed, write, whole):
         assert header_crc == crc32c(frames[end : end + 32])
         payload = frames[end + 36 : end + 36 + length]
         assert payload_crc == crc32c(payload)
-        stride = model["code"]["stride"]
-        shape = (model["code"]["shape"][0], height // stride, width // stride)
+        shape, stride = tuple(model["code"]["shape"]), model["code"]["stride"]
+        if stride is not None:
+            shape = (shape[0], height // stride, width // stride)
         codes = read_payload(payload, count, shape, prior)
         assert codes_crc == crc32c(codes.astype("<i4").tobytes())
         blocks.append(codes)
         end += 36 + length
     assert end == len(frames)
 
-    items = pq.read_table(tmp_path / "items" / "part-00000.parquet").to_pylist()
-    assert [row["path"] for row in items] == list(some)
+    items = pq.read_table(path / "items" / "part-00000.parquet").to_pylist()
+    assert manifest["parts"] == [{"images": len(items), "blocks": len(index)}]
+    assert manifest["images"] == len(items)
+    return manifest, items, {row["path"]: blocks[row["block"]][row["index"]] for row in items}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_archive_reads_as_the_format_says(tmp_path, mixed, write, whole):
+    some = dict(list(mixed.items())[: 40 if whole else 3])
+    write(tmp_path, some, force=True)
+    manifest, items, codes = read_archive(tmp_path)
+    assert list(codes) == list(some)
+    assert manifest["data"]["kind"] == "image"
     for row in items:
-        code = blocks[row["block"]][row["index"]]
+        code = codes[row["path"]]
         assert np.array_equal(code, some[row["path"]])
         assert (row["height"], row["width"]) == (7 * code.shape[1], 7 * code.shape[2])
         assert row["channels"] == 1
+
+
+def test_an_archive_of_vectors_reads_as_the_format_says(tmp_path, images):
+    greys = images[:300].mean(2)  # of each row of pixels
+    codes = (greys.reshape(300, 4, 7).mean(2) // 8).astype(np.int32)
+    columns = tuple(f"größe {number}" for number in range(28))
+    scale = (1e-7, *greys.std(0).tolist()[1:])
+    spec = VectorSpec(length=28, mean=greys.mean(0).tolist(), scale=scale, columns=columns)
+    (tmp_path / "model").mkdir()
+    contents = {"decoder.onnx": b"decoder", "prior.bin": Prior.learn(codes).to_bytes()}
+    manifest = ModelManifest(
+        plugin=PluginEntry(name="rows", distribution="tests", version="1"),
+        data=spec,
+        code=CodeSpec(shape=(4,)),
+        files=file_entries(contents),
+    )
+    for name, content in {**contents, **manifest_files(manifest)}.items():
+        (tmp_path / "model" / name).write_bytes(content)
+    model = Model.open(tmp_path / "model")
+    names = [f"case {number}" for number in range(300)]
+    with ArchiveWriter(tmp_path / "a", model, {"source": "test"}) as writer:
+        for start in (0, 256):
+            some = codes[start : start + 256]
+            group = CodeGroup(np.arange(len(some)), 1, 28, some)
+            chunk = CodedImages(names[start : start + 256], [group], {})
+            writer.add(pack_images(chunk, model.prior))
+
+    told, items, found = read_archive(tmp_path / "a")
+    assert told["data"] == json.loads(spec.model_dump_json())
+    assert set(told["data"]) == {"kind", "length", "mean", "scale", "columns", "stride"}
+    assert (told["data"]["kind"], told["data"]["stride"]) == ("vector", None)
+    assert list(found) == names
+    assert np.array_equal(np.stack(list(found.values())), codes)
+    sizes = {(row["height"], row["width"], row["channels"]) for row in items}
+    assert sizes == {(1, 28, 1)}
