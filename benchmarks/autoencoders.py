@@ -51,7 +51,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "loss": "cross-entropy",
         "batch_size": 64,
         "learning_rate": 4e-3,
-        "alpha": 1.3,
+        "alpha": 0.45,
     },
     "denoising": {"network": "dense", "hidden": [512], "latent": 128},
     "vae": {"network": "dense", "hidden": [300], "latent": 32},
