@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
+import openvino
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from compressor.cli import main
+from onnx.reference import ReferenceEvaluator
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
@@ -30,6 +34,7 @@ from compressor.errors import ConfigError, DataError
 from compressor.model import Model
 
 Values = npt.NDArray[np.float32]
+Arrays = dict[str, npt.NDArray[Any]]
 IMAGES = Path(__file__).parent / "golden" / "1"
 CLOTHES = Path(__file__).parents[1] / "examples" / "data" / "fashion_mnist.npz"
 SETTINGS = {"hidden": [16], "latent": 6, "batch_size": 32, "calibration": 0.2}
@@ -164,6 +169,37 @@ def test_graphs_take_and_give_the_units_of_the_data(
     apart = (vector - rebuilt) / np.array(spec["scale"])
     assert np.mean(np.abs(apart) > 1e-3) < 0.01
     assert np.abs(vector - tumours.values)[tumours.benign].mean(0)[3] < 200
+
+
+def reference(graph: bytes, inputs: Arrays, names: list[str]) -> list[npt.NDArray[Any]]:
+    return list(ReferenceEvaluator(onnx.load_from_string(graph)).run(names, inputs))
+
+
+def openvino_f32(graph: bytes, inputs: Arrays, names: list[str]) -> list[npt.NDArray[Any]]:
+    core, precision = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    found = core.compile_model(core.read_model(graph, b""), "CPU", precision)(inputs)
+    return [np.array(found[name]) for name in names]
+
+
+def opencv(graph: bytes, inputs: Arrays, names: list[str]) -> list[npt.NDArray[Any]]:
+    net = cv2.dnn.readNetFromONNX(np.frombuffer(graph, np.uint8))
+    for name, array in inputs.items():
+        net.setInput(array, name)
+    return list(net.forward(names))
+
+
+@pytest.mark.parametrize("runtime", [reference, openvino_f32, opencv])
+def test_other_runtimes_answer_as_golden_npz_says(vector_model: Path, runtime: Any) -> None:
+    model = Model.open(vector_model)
+    golden, given = model.golden(), {"vector": model.golden()["vector"]}
+    (code,) = runtime(model.read("encoder.onnx"), given, ["code"])
+    assert np.abs(code.astype(int) - golden["code"]).max() <= 1
+    (vector,) = runtime(model.read("decoder.onnx"), {"code": golden["code"]}, ["vector"])
+    scale = np.array(verbs.inspect(vector_model)["data"]["scale"])
+    assert np.all(np.abs(vector - golden["reconstruction"]) <= 1e-4 * scale + 1e-6 * np.abs(vector))
+    names = ["l2", "error_map"]
+    for name, found in zip(names, runtime(model.read("scorer.onnx"), given, names), strict=True):
+        np.testing.assert_allclose(found, golden[name], rtol=1e-3, atol=1e-5)
 
 
 def test_units_of_the_data_do_not_matter(
