@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.images import Images, Pixels
+from ..data.images import Images, Rows
 from ..engine.job import Job
 
 Answers = dict[str, npt.NDArray[np.float32]]
 
 
 def calibrate(
-    model: str | Path, data: str | Path | Pixels, *, device: str = "auto", progress: bool = False
+    model: str | Path, data: str | Path | Rows, *, device: str = "auto", progress: bool = False
 ) -> dict[str, Any]:
     """Scores normal images and puts their scores into the model in place of the earlier ones.
 

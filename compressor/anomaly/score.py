@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from ..data.images import Images, Pixels, Rows
+from ..data.images import Images, Rows
 from ..data.sinks import png_path
 from ..engine.job import Job
 from ..errors import ConfigError
@@ -45,7 +45,7 @@ Pictures = dict[int, tuple[Rows, npt.NDArray[np.float32]]]
 
 
 def score(
-    data: str | Path | Pixels,
+    data: str | Path | Rows,
     model: str | Path,
     output: str | Path,
     *,

@@ -50,7 +50,7 @@ class Quality:
 
 
 def compress(
-    data: str | Path | Pixels,
+    data: str | Path | Rows,
     model: str | Path,
     output: str | Path,
     *,
@@ -156,7 +156,7 @@ def _figures(spec: DataSpec, quality: Quality) -> dict[str, float | None]:
     return {"psnr": round(10 * math.log10(peak / error), 4) if error else None}
 
 
-def _pixels(job: Job, data: str | Path | Pixels) -> Iterator[Pixels]:
+def _pixels(job: Job, data: str | Path | Rows) -> Iterator[Pixels]:
     """The images that went into the archive, read again."""
     for chunk in open_source(data).chunks(job.chunk):
         for group in fitting(chunk.load(), job.model.spec).groups:

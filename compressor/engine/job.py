@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.images import Chunk, Images, Pixels
+from ..data.images import Chunk, Images, Rows
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
@@ -30,7 +30,7 @@ class Job:
     """
 
     def __init__(
-        self, verb: str, data: str | Path | Pixels, model: str | Path, device: str
+        self, verb: str, data: str | Path | Rows, model: str | Path, device: str
     ) -> None:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
