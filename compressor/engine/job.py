@@ -29,9 +29,7 @@ class Job:
     (name, reason) of the others.
     """
 
-    def __init__(
-        self, verb: str, data: str | Path | Rows, model: str | Path, device: str
-    ) -> None:
+    def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
