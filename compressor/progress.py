@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """A context manager; ``update`` is called as often as you like."""
 
-    def __init__(self, task: str, total: int | None, *, shown: bool) -> None:
-        self._task, self._total, self._shown = task, total, shown
+    def __init__(self, task: str, total: int | None, *, unit: str = "", shown: bool) -> None:
+        self._task, self._total, self._unit, self._shown = task, total, unit, shown
         self._done, self._note = 0, ""
         self._started = self._printed = time.monotonic()
         self._bar: Bar | None = None
@@ -48,10 +48,8 @@ class Progress:
             self._bar.stop()
         if self._shown and kind is None:
             seconds = time.monotonic() - self._started
-            print(
-                f"{self._task}: {self._done:,} done in {seconds:.1f} s {self._note}".rstrip(),
-                file=sys.stderr,
-            )
+            told = f"{self._task}: {self._done:,}{self._unit} done in {seconds:.1f} s {self._note}"
+            print(told.rstrip(), file=sys.stderr)
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """Says how far the job is; ``note`` stands behind the bar, ``total`` corrects the end."""
@@ -61,10 +59,11 @@ class Progress:
             self._bar.update(self._id, completed=done, total=self._total, note=self._note)
         elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            print(f"{self._task}: {done:,}{self._left()} {self._note}".rstrip(), file=sys.stderr)
+            told = f"{self._task}: {done:,}{self._unit}{self._left()} {self._note}"
+            print(told.rstrip(), file=sys.stderr)
 
     def _left(self) -> str:
         if not self._total or not self._done:
             return ""
         left = (time.monotonic() - self._started) / self._done * (self._total - self._done)
-        return f" of {self._total:,}, {left:.0f} s left"
+        return f" of {self._total:,}{self._unit}, {left:.0f} s left"

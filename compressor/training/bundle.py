@@ -17,6 +17,7 @@ from ..engine.engine import Engine
 from ..entropy.prior import Prior
 from ..export.graphs import export_graphs, score_names
 from ..export.parity import BATCHES, check_parity
+from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
 from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
@@ -57,6 +58,12 @@ def bundle(
 
     engine = Engine(files.__getitem__, "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
+    if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
+        log.warning(
+            "every input has the same code: the model explains less than the rounding_loss of "
+            "%g dB; train longer, or give a larger latent or a smaller rounding_loss",
+            training.rounding_loss,
+        )
     prior = Prior.learn(codes)
     files["prior.bin"] = prior.to_bytes()
     validation_codes = _codes(engine, dataset, held_out, model.spec)

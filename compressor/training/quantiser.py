@@ -80,7 +80,8 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
 def _sensitivity(model: Autoencoder, code: Tensor) -> Tensor:
     """For each channel: the output's squared change for one element's, by random signs."""
     base = _pixels(model, code)
-    spread = code.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
+    values = code.transpose(0, 1).flatten(1)
+    spread = values.std(1, correction=0).maximum(1e-3 * values.abs().amax(1)).clamp_min(1e-6)
     result = torch.empty(code.shape[1])
     for channel in range(code.shape[1]):
         moved = code.clone()

@@ -72,14 +72,15 @@ def train(
         model = make_model(plugin_class, config, spec, training)
         _refuse_data(model, dataset)
         budget = Budget(max_steps, max_seconds)
-        with Progress(f"train {plugin}", 1000, shown=progress) as bar:
+        with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
 
             def report(state: State, done: float, loss: float) -> None:
                 best = f", best validation {state.best_loss:.4g}" if state.best_weights else ""
-                bar.update(int(done * 1000), f"step {state.step}, loss {loss:.4g}{best}")
+                bar.update(int(done * 100), f"step {state.step}, loss {loss:.4g}{best}")
 
             loop = Loop(model, training, dataset, split, budget, seed, folder, report)
             state = loop.run()
+            bar.update(100)
         log.info("exporting and checking the graphs")
         facts: dict[str, Any] = {
             "settings": training.model_dump(mode="json"),
@@ -107,7 +108,7 @@ def train(
         "validation_loss": facts["validation_loss"],
         "images": dataset.count,
         "unreadable": len(dataset.unreadable),
-        "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable[:20]],
+        "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
     }
 
 

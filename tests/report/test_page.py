@@ -109,7 +109,7 @@ def test_the_page_says_what_was_scored_and_found(tmp_path, report):
         ": is truncated",
     ):
         assert text in page.texts, text
-    assert "40 calibration images" in page.texts
+    assert "40 calibration scores" in page.texts
 
 
 def test_the_worst_images_come_first_with_their_pictures(tmp_path, report):
