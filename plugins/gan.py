@@ -77,7 +77,7 @@ class GAN(Autoencoder):
             sizes = [spec.elements, *hidden, config.latent]
             self.f = nn.Sequential(nn.Flatten(), *dense(sizes, "leaky_relu"))
             self.g = nn.Sequential(*dense(sizes[::-1], "relu", last), Shaped(spec))
-        self.discriminator = Discriminator(spec, min(spec.shape[:2]), conv=conv, norm=True)
+        self.discriminator = Discriminator(spec, conv=conv, norm=True)
 
     def encode(self, x: Tensor) -> Code:
         return Code(self.f(x))

@@ -28,19 +28,19 @@ LEARNING_RATE, MOMENTUM = 0.1, 0.5  # 2e-4 and 0.5 with Adam: Radford, Metz & Ch
 class Discriminator(nn.Module):
     """x to a logit: strided convolutions, each position judged, or dense layers for vectors.
 
-    smallest: the shorter side of the smallest image it has to take.
+    Convolutional, it takes images of any size.
     """
 
-    def __init__(self, spec: DataSpec, smallest: int, *, conv: bool, norm: bool = False) -> None:
+    def __init__(self, spec: DataSpec, *, conv: bool, norm: bool = False) -> None:
         super().__init__()
         self.conv = conv
         layers: list[nn.Module] = []
         if conv:
             assert isinstance(spec, ImageSpec)
             inputs: int = spec.channels
-            kernel, stride = (4, 2) if smallest > 1 else (3, 1)
-            for number, width in enumerate(CONV_WIDTHS[: max(1, smallest.bit_length() - 1)]):
-                layers.append(nn.Conv2d(inputs, width, kernel, stride, padding=1))
+            for number, width in enumerate(CONV_WIDTHS):
+                # a side of n becomes one of n / 2, rounded up, so that there is always one left
+                layers.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
                 if norm and number:
                     layers.append(nn.BatchNorm2d(width))
                 layers.append(nn.LeakyReLU(SLOPE))
@@ -91,8 +91,7 @@ class WithDiscriminator(Autoencoder):
         self.likelihood, self.stride = model.likelihood, model.stride
         self.generative = model.generative
         conv = isinstance(model.spec, ImageSpec)
-        smallest = model.stride or min(model.spec.shape[:2])
-        self.discriminator = Discriminator(model.spec, smallest, conv=conv)
+        self.discriminator = Discriminator(model.spec, conv=conv)
         self.eval()
         with torch.no_grad():
             self.scores(Pass(self, Normalisation(self.spec)(example(self.spec, 1))))
