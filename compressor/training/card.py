@@ -31,7 +31,7 @@ def model_card(manifest: ModelManifest) -> str:
             f"{facts['images']:,} {kind}s, {facts['steps']:,} steps, "
             f"{facts['seconds']:.0f} s, seed {facts['seed']}",
         ),
-        ("Validation loss", "none" if loss is None else f"{loss:.5g} a {kind}"),
+        ("Validation loss", "none" if loss is None else f"{loss:.5g} for each {kind}"),
         ("Scores", ", ".join(manifest.scores)),
         *((name, f"{value:.4g}") for name, value in facts.get("measures", {}).items()),
     ]
