@@ -8,12 +8,18 @@ import os
 # more than they work, above all on a machine that does something else besides.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from compressor.data.images import Pixels
+
+if TYPE_CHECKING:
+    from compressor.plugin import Autoencoder
+    from compressor.training.loop import Loop, State
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 
@@ -57,3 +63,46 @@ def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_steps=120,
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def fit(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Loop]:
+    """Trains a plugin in the loop alone, which takes a part of the time that an export takes.
+
+    On all rows, to the last weights, and with a checkpoint at the end of each phase alone, unless
+    settings of training say otherwise.
+    """
+    import torch
+
+    from compressor.training.dataset import Dataset, split_rows
+    from compressor.training.loop import Budget, Loop
+    from compressor.training.settings import TrainingSettings
+
+    def run(
+        plugin: type[Autoencoder],
+        rows: Pixels,
+        steps: int,
+        config: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        report: Callable[[Autoencoder, State], None] | None = None,
+        **settings: Any,
+    ) -> Loop:
+        folder = tmp_path_factory.mktemp("fit")
+        (folder / "rows.bin").write_bytes(rows.tobytes())
+        defaults = {"validation": 0, "calibration": 0, "evaluate_every": 10**6}
+        training = TrainingSettings(**{**defaults, **settings})
+        data = Dataset(folder / "rows.bin", len(rows), rows.shape[1:], None, [])
+        split = split_rows(len(rows), training.validation, training.calibration, seed)
+        torch.manual_seed(seed)
+        model = plugin(plugin.Config(**config), data.spec(split.training, training.standardise))
+
+        def after_step(state: State, done: float, loss: float) -> None:
+            if report:
+                report(model, state)
+
+        loop = Loop(model, training, data, split, Budget(steps), seed, folder, after_step)
+        loop.run()
+        return loop
+
+    return run
