@@ -68,7 +68,5 @@ class Denoising(FeedForward):
 def drawn(x: Tensor, fraction: float) -> Tensor:
     """A fixed fraction of each input's elements, drawn at random: bool, like x (Vincent 2008)."""
     order = torch.rand_like(x).flatten(1)
-    count = round(fraction * order.shape[1])
-    if not count:
-        return torch.zeros_like(x, dtype=torch.bool)
-    return (order <= order.kthvalue(count, 1, keepdim=True).values).reshape(x.shape)
+    hit = order.topk(round(fraction * order.shape[1]), largest=False, sorted=False).indices
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, hit, True).reshape(x.shape)
