@@ -128,7 +128,7 @@ class Stack(Autoencoder):
             )
         self.dense = not is_conv(config.network, spec)
         if isinstance(spec, ImageSpec) and not self.dense:
-            refuse_odd_size(spec, len(widths), f"{len(widths)} layers")
+            refuse_odd_size(spec, len(widths), f"hidden={widths[:-1]} and the layer of the code")
             self.stride = 2 ** len(widths)
         inputs = spec.channels if isinstance(spec, ImageSpec) and not self.dense else spec.elements
         pairs: list[Pair] = []
