@@ -42,7 +42,7 @@ OPTIMISERS: dict[str, Optimiser] = {
     ),
     "sgd": torch.optim.SGD,
 }
-MAX_STEPS_BETWEEN_EVALUATIONS = 500
+STEPS_BETWEEN_EVALUATIONS = (20, 500)  # at least, for a checkpoint is written too, and at most
 
 
 @dataclass(frozen=True)
@@ -271,9 +271,8 @@ class Loop:
         self.model.training = True
 
     def _evaluation_interval(self) -> int:
-        return self.settings.evaluate_every or min(
-            self.order.steps_per_epoch, MAX_STEPS_BETWEEN_EVALUATIONS
-        )
+        least, most = STEPS_BETWEEN_EVALUATIONS
+        return self.settings.evaluate_every or min(max(self.order.steps_per_epoch, least), most)
 
     def _phase_budget(self, phase: Phase) -> tuple[int, float | None]:
         """The phase's steps, and its seconds if time is limited."""

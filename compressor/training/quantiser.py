@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Set
 
 import torch
 from torch import Tensor
@@ -22,25 +23,60 @@ def round_weights(model: Autoencoder, x: Tensor, loss_db: float) -> int | None:
     """Rounds weights, in place, to fixed point: multiples of a power of two for each tensor.
 
     Such float32 numbers end in zero bits, so that every runtime reads them as they are and xz
-    stores them in little more than the bits they have. Takes the fewest bits at which PSNR on ``x``
-    falls by at most ``loss_db`` and the plugin's scores stay what they are, but for a twentieth of
-    their deviation; gives them, or None where the weights stay as they are.
+    stores them in little more than the bits they have. f and g take the fewest bits at which PSNR
+    on ``x`` falls by at most ``loss_db``; gives them, or None where they stay as they are. Then
+    what scores alone read, a discriminator, takes the fewest at which scores stay what they are,
+    but for a twentieth of their deviation; so it never changes what is decoded.
     """
     limit = squared_error(model, x, model_code(model, x)) * 10 ** (loss_db / 10)
+    judging = _read_by_scores_alone(model, x[:1])
+
+    def decodes_as_well() -> bool:
+        return squared_error(model, x, model_code(model, x)) <= limit
+
+    bits = _round(model, model.state_dict().keys() - judging, decodes_as_well)
     scores = _scores(model, x)
+
+    def scores_alike() -> bool:
+        rounded = _scores(model, x)
+        return all(
+            bool((rounded[name] - s).abs().mean() <= SCORE_LOSS * s.std(correction=0))
+            for name, s in scores.items()
+        )
+
+    if judging:
+        _round(model, judging, scores_alike)
+    return bits
+
+
+def _round(model: Autoencoder, names: Set[str], acceptable: Callable[[], bool]) -> int | None:
+    """Rounds the tensors ``names`` to the fewest bits that are acceptable, or not at all."""
     exact = copy.deepcopy(model.state_dict())
     for bits in WEIGHT_BITS:
-        model.load_state_dict({name: _fixed_point(t, bits) for name, t in exact.items()})
-        if squared_error(model, x, model_code(model, x)) > limit:
-            continue
-        rounded = _scores(model, x)
-        if all(
-            (rounded[name] - score).abs().mean() <= SCORE_LOSS * score.std(correction=0)
-            for name, score in scores.items()
-        ):
+        model.load_state_dict(
+            {name: _fixed_point(t, bits) if name in names else t for name, t in exact.items()}
+        )
+        if acceptable():
             return bits
     model.load_state_dict(exact)
     return None
+
+
+def _read_by_scores_alone(model: Autoencoder, x: Tensor) -> set[str]:
+    """The names of the tensors in modules that no gradient reaches from the reconstruction."""
+    weights = dict(model.requires_grad_(True).named_parameters())
+    gradients = torch.autograd.grad(
+        Pass(model, x).pixels.sum(), list(weights.values()), allow_unused=True
+    )
+    idle, used = (
+        {
+            name.rpartition(".")[0]
+            for name, gradient in zip(weights, gradients, strict=True)
+            if (gradient is None) == unread
+        }
+        for unread in (True, False)
+    )
+    return {name for name in model.state_dict() if name.rpartition(".")[0] in idle - used}
 
 
 def _fixed_point(tensor: Tensor, bits: int) -> Tensor:

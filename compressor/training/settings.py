@@ -27,7 +27,9 @@ class TrainingSettings(BaseModel):
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up in each phase")
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradients")
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps between validations; null: an epoch, at most 500"
+        None,
+        ge=1,
+        description="steps between validations; null: an epoch, but 20 at least and 500 at most",
     )
     patience: int = Field(10, ge=1, description="validations without a better loss before a stop")
     validation: float = Field(0.1, ge=0, lt=0.5, description="share of inputs for early stopping")

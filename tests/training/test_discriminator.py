@@ -34,12 +34,8 @@ Fit = Callable[..., Loop]
 SPEC = ImageSpec(height=28, width=28, channels=1)
 SMALL: dict[str, Any] = {"network": "dense", "hidden": [16], "latent": 4}
 STEPS = 60  # of the autoencoder; the discriminator gets a quarter of that on top
-# All weights get the same bits, so many that the scores keep too: here both models get 7. Where the
-# scores need more bits than the PSNR, the autoencoder gets them with the discriminator alone.
-FINE = {"weight_loss": 1e-3}
 COMMON = {
     **SMALL,
-    **FINE,
     "batch_size": 64,
     "patience": 1000,
     "learning_rate": 0.01,
