@@ -210,17 +210,19 @@ def sparse(bench: Bench) -> Cell:
         q = h.mean(0)
         figures[form] = {
             "zeros": float((h == 0).float().mean()),
+            "never_active": float((h == 0).all(0).float().mean()),
             "mean": float((q - 0.1).abs().mean()),
             "furthest": float((q - 0.1).abs().max()),
             "psnr": psnr(squared_error(model, x)),
         }
-    zeros = figures["l1"]["zeros"]
+    zeros, dead = figures["l1"]["zeros"], figures["l1"]["never_active"]
     kl, square = figures["kl"], figures["square"]
     return {
         **figures,
         "met": zeros >= 0.7 and max(kl["furthest"], square["furthest"]) <= 0.02,
-        "says": f"L1: {zeros:.1%} of the codes are exactly 0 (wanted 70%); |q - p| of 512 elements "
-        f"is {kl['mean']:.4f} in the mean and {kl['furthest']:.4f} at most with KL, "
+        "says": f"L1: {zeros:.1%} of the codes are exactly 0 (wanted 70%), {dead:.0%} of the "
+        f"512 elements for every image and {(zeros - dead) / (1 - dead):.0%} of the others; "
+        f"|q - p| is {kl['mean']:.4f} in the mean and {kl['furthest']:.4f} at most with KL, "
         f"{square['mean']:.4f} and {square['furthest']:.4f} with the square (wanted 0.02)",
     }
 
