@@ -5,7 +5,8 @@ J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
 Then, with g and D fixed, f minimises |x - g(f(x))|^2 + kappa |D's features of both|^2, each a mean
-over elements (izi_f: Schlegl et al. 2019). conv is a DCGAN (Radford, Metz & Chintala 2016).
+over elements (izi_f: Schlegl et al. 2019), and s^2 |f(x)|^2 over x's elements, so that codes stay
+where z is likely. conv is a DCGAN (Radford, Metz & Chintala 2016).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from compressor.training.discriminator import (
 from compressor.training.networks import Latent, NetworkName, Widths, is_conv, refuse_odd_size
 
 LARGEST_LOGIT = 10.0  # in exp(logit), which has no bound
+DEVIATION = 0.1  # s of a Gaussian p(x | z): with it f(x) is the likeliest z, p(z) = N(0, I)
 
 
 class GANConfig(PluginConfig):
@@ -77,7 +79,8 @@ class GAN(Autoencoder):
             sizes = [spec.elements, *hidden, config.latent]
             self.f = nn.Sequential(nn.Flatten(), *dense(sizes, "leaky_relu"))
             self.g = nn.Sequential(*dense(sizes[::-1], "relu", last), Shaped(spec))
-        self.discriminator = Discriminator(spec, conv=conv, norm=True)
+        widths = [*hidden, 2 * hidden[-1]] if conv and hidden else hidden
+        self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=True)
 
     def encode(self, x: Tensor) -> Code:
         return Code(self.f(x))
@@ -113,8 +116,10 @@ class GAN(Autoencoder):
 
     def _encode(self, passed: Pass) -> Mapping[str, Tensor]:
         distance = self.discriminator.distance(passed.x, passed.pixels)
+        likely = passed.z.square().sum() / passed.x.numel()
         return {
             "distortion": (passed.x - passed.pixels).square().mean(),
+            "prior": DEVIATION**2 * likely,
             "features": self.config.kappa * distance.mean(),
         }
 

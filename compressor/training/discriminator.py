@@ -28,17 +28,24 @@ LEARNING_RATE, MOMENTUM = 0.1, 0.5  # 2e-4 and 0.5 with Adam: Radford, Metz & Ch
 class Discriminator(nn.Module):
     """x to a logit: strided convolutions, each position judged, or dense layers for vectors.
 
-    Convolutional, it takes images of any size.
+    Convolutional, it takes images of any size. widths: of the layers, from the input on.
     """
 
-    def __init__(self, spec: DataSpec, *, conv: bool, norm: bool = False) -> None:
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        conv: bool,
+        widths: Sequence[int] | None = None,
+        norm: bool = False,
+    ) -> None:
         super().__init__()
         self.conv = conv
         layers: list[nn.Module] = []
         if conv:
             assert isinstance(spec, ImageSpec)
             inputs: int = spec.channels
-            for number, width in enumerate(CONV_WIDTHS):
+            for number, width in enumerate(widths or CONV_WIDTHS):
                 # a side of n becomes one of n / 2, rounded up, so that there is always one left
                 layers.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
                 if norm and number:
@@ -48,7 +55,7 @@ class Discriminator(nn.Module):
             self.head: nn.Module = nn.Conv2d(inputs, 1, 1)
         else:
             inputs = spec.elements
-            for width in DENSE_WIDTHS:
+            for width in widths or DENSE_WIDTHS:
                 layers += [nn.Linear(inputs, width), nn.LeakyReLU(SLOPE)]
                 inputs = width
             self.head = nn.Linear(inputs, 1)
