@@ -250,10 +250,10 @@ def test_vectors_are_generated_judged_and_encoded_by_dense_layers(
     loop = fit(
         GAN,
         pooled[:64],
-        80,
+        300,
         {"hidden": [32, 16], "latent": 4},
         batch_size=64,
-        evaluate_every=1,
+        evaluate_every=5,
         warmup_steps=0,
         learning_rate=0.01,
     )
