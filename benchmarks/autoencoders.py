@@ -405,7 +405,8 @@ def main() -> None:
     print("|---|---|---|")
     for name, claim in claims.items():
         met = {True: "yes", False: "**no**", None: "-"}[claim["met"]]
-        print(f"| `{name}` | {claim['says']} | {met} |")
+        says = claim["says"].replace("|", "\\|")
+        print(f"| `{name}` | {says} | {met} |")
 
 
 if __name__ == "__main__":
