@@ -185,6 +185,6 @@ class Autoencoder(nn.Module):
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
         """What else is worth knowing of the trained model: named scalars, for the card and reports.
 
-        ``passed`` is one pass of up to 256 inputs that were not trained on, in eval mode.
+        ``passed`` is one pass of up to 256 validation inputs, in eval mode.
         """
         return {}

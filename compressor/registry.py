@@ -81,7 +81,7 @@ def load(found: Found) -> type[Autoencoder]:
         ) from error
     if not (isinstance(plugin, type) and issubclass(plugin, Autoencoder)):
         raise PluginError(f"{found} is not a subclass of compressor.plugin.Autoencoder")
-    version = getattr(plugin, "contract", None)
+    version = vars(plugin).get("contract")  # its own: what it builds on says nothing
     if version is None:
         raise PluginError(
             f"{found} does not say which version of the plugin contract it follows; its author "

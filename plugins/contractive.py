@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from compressor.training.networks import Latent, NetworkName, Stack, Widths
 
 ROWS_AT_ONCE = 64  # of a Jacobian
 MEASURED = 32  # inputs whose whole Jacobians are computed for reports
+EXACT_IN_REPORTS = 4096  # elements of a code up to which that takes seconds; then an estimate
 EXACT = 32  # elements of a code up to which the whole Jacobian is the default
 
 
@@ -67,7 +69,11 @@ class Contractive(Stack):
         return {"jacobian": self.config.alpha * norm.mean()}
 
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
-        return {"Jacobian norm": jacobian_norm(self.up, passed.x[:MEASURED]).sqrt().mean()}
+        x = passed.x[:MEASURED]
+        if passed.code.mean[0].numel() <= EXACT_IN_REPORTS:
+            return {"Jacobian norm": jacobian_norm(self.up, x).sqrt().mean()}
+        draws = torch.stack([hutchinson_norm(self.up, x) for _ in range(ROWS_AT_ONCE)])
+        return {"Jacobian norm (estimate)": draws.mean(0).sqrt().mean()}
 
 
 def one_sigmoid_layer(pair: Pair, h: Tensor) -> Tensor:
@@ -78,15 +84,18 @@ def one_sigmoid_layer(pair: Pair, h: Tensor) -> Tensor:
 def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """|df/dx|^2, (N,), exactly, of a function of each input alone; a pass back for each element."""
     h, pull = torch.func.vjp(f, x)  # type: ignore[misc]  # three with has_aux alone
-    units = torch.eye(h[0].numel(), dtype=h.dtype, device=h.device).reshape(-1, 1, *h.shape[1:])
 
     def row(unit: Tensor) -> Tensor:
         (gradient,) = pull(unit.expand_as(h))
         squared: Tensor = gradient.square().flatten(1).sum(1)
         return squared
 
-    rows = [torch.func.vmap(row)(some).sum(0) for some in torch.split(units, ROWS_AT_ONCE)]
-    return torch.stack(rows).sum(0)
+    norms: Tensor = h.new_zeros(len(h))
+    elements = h[0].numel()
+    for some in torch.split(torch.arange(elements, device=h.device), ROWS_AT_ONCE):
+        units = F.one_hot(some, elements).to(h.dtype).reshape(-1, 1, *h.shape[1:])
+        norms = norms + torch.func.vmap(row)(units).sum(0)
+    return norms
 
 
 def hutchinson_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

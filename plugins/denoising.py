@@ -2,7 +2,8 @@
 
 gaussian         x~ = x + N(0, sigma^2)
 masking          a fraction nu of the elements, drawn anew for every input, is 0
-salt-and-pepper  such a fraction is the least or the largest value, equally likely
+salt-and-pepper  such a fraction is the least or the largest value, equally likely: 0 or 1 of
+                 images, -3 or 3 of vectors, whose own extremes no batch knows
 dropout          elements are 0 with probability nu, the others are divided by 1 - nu
                  (Srivastava et al. 2014)
 """

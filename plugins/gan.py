@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from compressor.errors import ConfigError
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 from compressor.training.blocks import (
@@ -70,6 +71,8 @@ class GAN(Autoencoder):
         super().__init__(config, spec)
         conv = is_conv(config.network, spec)
         hidden = config.hidden if config.hidden is not None else [32, 64] if conv else [256, 256]
+        if conv and not hidden:
+            raise ConfigError("hidden=[]: a DCGAN needs a layer at least, or network=dense")
         if isinstance(spec, ImageSpec) and conv:
             refuse_odd_size(spec, len(hidden), f"hidden={hidden}")
             self.f: nn.Module = conv_to_vector(spec, hidden, config.latent)
@@ -79,7 +82,7 @@ class GAN(Autoencoder):
             sizes = [spec.elements, *hidden, config.latent]
             self.f = nn.Sequential(nn.Flatten(), *dense(sizes, "leaky_relu"))
             self.g = nn.Sequential(*dense(sizes[::-1], "relu", last), Shaped(spec))
-        widths = [*hidden, 2 * hidden[-1]] if conv and hidden else hidden
+        widths = [*hidden, 2 * hidden[-1]] if conv else hidden
         self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=True)
 
     def encode(self, x: Tensor) -> Code:

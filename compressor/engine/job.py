@@ -67,22 +67,27 @@ class Job:
         chunks = self.source.chunks(self.chunk, start)
         with Progress(self._verb, self.source.count(), shown=progress) as bar:
             for images, result in in_order(load_and_work, chunks):
-                for position, reason in sorted(images.unreadable.items()):
-                    self._skip(images.names[position], reason)
+                self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
                 yield images, result
                 bar.update(start + self.images + len(self.unreadable))
         if not self.images and not start:
-            reason = f"; the first: {' '.join(self.unreadable[0])}" if self.unreadable else ""
-            kind = self.model.spec.kind
-            raise DataError(f"no {kind} in {self.source.location} can be used{reason}")
+            raise self.nothing()
 
-    def _skip(self, name: str, reason: str) -> None:
-        self.unreadable.append((name, reason))
-        if len(self.unreadable) <= SKIPPED_TOLD:
-            log.warning("skipped %s: %s", name, reason)
-        elif len(self.unreadable) == SKIPPED_TOLD + 1:
-            log.warning("skipped more; the summary names all")
+    def nothing(self) -> DataError:
+        """The error for data of which nothing can be used."""
+        reason = f"; the first: {' '.join(self.unreadable[0])}" if self.unreadable else ""
+        kind = self.model.spec.kind
+        return DataError(f"no {kind} in {self.source.location} can be used{reason}")
+
+    def skip(self, images: Images) -> None:
+        """Notes the unreadable ones, and names the first few in the log."""
+        for position, reason in sorted(images.unreadable.items()):
+            self.unreadable.append((images.names[position], reason))
+            if len(self.unreadable) <= SKIPPED_TOLD:
+                log.warning("skipped %s: %s", *self.unreadable[-1])
+            elif len(self.unreadable) == SKIPPED_TOLD + 1:
+                log.warning("skipped more; the summary names all")
 
     def summary(self) -> dict[str, Any]:
         """The keys that every verb's summary ends with."""

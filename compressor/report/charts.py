@@ -66,7 +66,9 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def line(x: Numbers, y: Numbers) -> str:
-    """An SVG path through points in percent, y upwards."""
+    """An SVG path through points in percent, y upwards; one point is a short dash."""
+    if len(x) == 1:
+        x, y = np.array([x[0] - 0.5, x[0] + 0.5]), np.repeat(y, 2)
     return "M" + "L".join(f"{a:.2f} {100 - b:.2f}" for a, b in zip(x, y, strict=True))
 
 
@@ -108,9 +110,9 @@ def sheet(pictures: Sequence[Pixels], columns: int, side: int, gap: int | None =
     return made
 
 
-def map_sheet(points: Numbers, pictures: Sequence[Pixels], side: int = 34) -> Pixels:
+def map_sheet(points: Numbers, pictures: Sequence[Pixels]) -> Pixels:
     """Pictures at their places, (n, 2), on a grid; the nearest to a cell's centre has the cell."""
-    columns, rows = 30, 20
+    columns, rows, side = 30, 20, 34
     low, high = np.quantile(points, 0.01, axis=0), np.quantile(points, 0.99, axis=0)
     scaled = (points - low) / np.maximum(high - low, 1e-12) * (columns, rows)
     cells = np.clip(np.floor(scaled), 0, (columns - 1, rows - 1)).astype(int)

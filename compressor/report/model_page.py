@@ -7,7 +7,6 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from safetensors.numpy import load as load_tensors
 from ..data.images import Images, Pixels, Rows
 from ..engine.engine import Codes
 from ..engine.job import Job, fitting
-from ..errors import DataError
 from ..files import refuse_existing, refuse_input
 from ..spec import ImageSpec, VectorSpec, size_of
 from .charts import Axis, Numbers, axis, bars, diverging, line, map_sheet, sheet
@@ -27,7 +25,6 @@ SAMPLE, PIECE = 2000, 50  # inputs looked at, from places that are so many input
 SAMPLE_ELEMENTS = 2**26  # of their numbers together
 SHOWN, WORST = 24, 8
 FILTERS, HISTOGRAMS, BINS = 64, 32, 40
-GRID, MANIFOLD = 8, 15
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,8 @@ def report(
 ) -> dict[str, Any]:
     """Writes a self-contained HTML page about ``model``, with inputs from ``data``.
 
-    At most 2,000 inputs are looked at, from evenly spaced places. Gives report, images, psnr (mse
-    of standardised values for vectors), seconds, device. Raises CompressorError.
+    At most 2,000 inputs are looked at, from evenly spaced places. Gives report, images, unreadable,
+    psnr (mse of standardised values for vectors), seconds, device. Raises CompressorError.
     """
     output = Path(output)
     refuse_input(output, data, model)
@@ -118,14 +115,7 @@ def report(
         sample=len(sample.rows),
     )  # fmt: skip
     name, value = quality
-    summary = job.summary()
-    return {
-        "report": str(output),
-        "images": len(sample.rows),
-        name: value,
-        "seconds": summary["seconds"],
-        "device": summary["device"],
-    }
+    return {"report": str(output), **job.summary(), "images": len(sample.rows), name: value}
 
 
 def _sample(job: Job) -> Sample:
@@ -135,24 +125,34 @@ def _sample(job: Job) -> Sample:
     every = 1 if count is None else math.ceil(count / wanted)
     names: list[str] = []
     groups: list[Rows] = []
+    elements = 0
     for number, chunk in enumerate(job.source.chunks(PIECE)):
         if number % every:
             continue
         images: Images = fitting(chunk.load(), job.model.spec)
+        job.skip(images)
         for group in images.groups:
-            if not groups or group.pixels.shape[1:] == groups[0].shape[1:]:
-                groups.append(group.pixels)
-                names += [images.names[position] for position in group.positions]
-        if sum(map(len, groups)) >= wanted:
+            if groups and group.pixels.shape[1:] != groups[0].shape[1:]:
+                continue
+            fits = max(1, (SAMPLE_ELEMENTS - elements) // group.pixels[0].size)
+            pixels = group.pixels[: min(fits, wanted - len(names))].copy()
+            groups.append(pixels)
+            names += [images.names[position] for position in group.positions[: len(pixels)]]
+            elements += pixels.size
+        if len(names) >= wanted or elements >= SAMPLE_ELEMENTS:
             break
     if not groups:
-        raise DataError(f"no {job.model.spec.kind} in {job.source.location} fits the model")
+        raise job.nothing()
     rows = np.concatenate(groups)
     codes = job.engine.encode(rows)
     rebuilt = job.engine.decode(codes, *size_of(rows.shape[1:]))
-    scale = 255.0 if rows.dtype == np.uint8 else np.array(getattr(job.model.spec, "scale", 1.0))
-    difference = (rows.astype(np.float64) - rebuilt) / scale
-    return Sample(names, rows, codes, rebuilt, np.square(difference).reshape(len(rows), -1).mean(1))
+    spec = job.model.spec
+    scale = np.array(spec.scale if isinstance(spec, VectorSpec) else 255, np.float32)
+    errors = [
+        float(np.square((row.astype(np.float32) - other) / scale).mean())
+        for row, other in zip(rows, rebuilt, strict=True)
+    ]
+    return Sample(names, rows, codes, rebuilt, np.array(errors))
 
 
 def _quality(job: Job, sample: Sample) -> tuple[str, float | None]:
@@ -228,7 +228,7 @@ def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
             map_sheet(points, list(sample.rows)),
         )
     )
-    return made + _denoised(job) + _generated(job, sample)
+    return made + _denoised(job) + _generated(job)
 
 
 def _picture(title: str, says: str, pixels: Pixels) -> Picture:
@@ -258,39 +258,30 @@ def _denoised(job: Job) -> list[Picture]:
     return [
         _picture(
             "Denoising",
-            "Clean images that were not trained on, the same as training corrupts them, and what "
-            "the model makes of the latter.",
+            "Clean images that were not trained on, the same as training corrupts them (here in "
+            "grey levels), and what the model makes of the latter.",
             sheet(rows, len(noisy), 112),
         )
     ]
 
 
-def _generated(job: Job, sample: Sample) -> list[Picture]:
-    if not job.model.manifest.generative:
-        return []
-    shape = sample.codes.shape[1:]
-    random = np.random.default_rng(0)
-    samples = _decode(job, random.standard_normal((GRID * GRID, *shape)), sample)
-    made = [
-        _picture(
-            "Samples",
-            "Codes drawn from N(0, I), decoded.",
-            sheet(list(samples), GRID, 64),
-        )
-    ]
-    if len(shape) == 1 and shape[0] >= 2:
-        quantiles = [NormalDist().inv_cdf((n + 0.5) / MANIFOLD) for n in range(MANIFOLD)]
-        widest = np.argsort(-_values(job, sample.codes).std(0))[:2]
-        z = np.zeros((MANIFOLD * MANIFOLD, shape[0]))
-        z[:, widest[0]] = np.tile(quantiles, MANIFOLD)
-        z[:, widest[1]] = np.repeat(quantiles[::-1], MANIFOLD)
-        rest = "" if shape[0] == 2 else ", the others being 0"
+def _generated(job: Job) -> list[Picture]:
+    golden = job.model.golden()
+    made = []
+    if "samples" in golden:
+        side = math.isqrt(len(golden["samples"]))
+        pixels = sheet(list(golden["samples"]), side, 64)
+        made.append(_picture("Samples", "Codes drawn from N(0, I), decoded.", pixels))
+    if "manifold" in golden:
+        side = math.isqrt(len(golden["manifold"]))
+        others = golden["code"].shape[1] > 2
         made.append(
             _picture(
                 "Manifold",
                 "What is decoded along two elements of the code at the quantiles of N(0, 1)"
-                f"{rest} (Kingma & Welling 2013, figure 4).",
-                sheet(list(_decode(job, z, sample)), MANIFOLD, 48),
+                f"{', the others being those of one sample' if others else ''} (Kingma & Welling "
+                "2013, figure 4).",
+                sheet(list(golden["manifold"]), side, 48),
             )
         )
     return made
@@ -306,11 +297,6 @@ def _values(job: Job, codes: Codes) -> Numbers:
     """Codes as the decoder sees them."""
     values: Numbers = codes * _steps(job, codes.ndim)
     return values
-
-
-def _decode(job: Job, z: Numbers, sample: Sample) -> Rows:
-    codes = np.floor(z / _steps(job, z.ndim) + 0.5).astype(np.int32)
-    return job.engine.decode(codes, *size_of(sample.rows.shape[1:]))
 
 
 def _plane(job: Job, codes: Codes) -> Numbers:

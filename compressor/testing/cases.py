@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..plugin import Autoencoder, PluginConfig
 from ..spec import DataSpec
 from ..training.dataset import Dataset, split_rows
+from ..training.likelihood import LIKELIHOODS
 from ..training.loop import Budget, Loop, State
 from ..training.normalisation import Normalisation
 from ..training.settings import TrainingSettings
@@ -92,7 +93,9 @@ def cases(plugin: type[Autoencoder], settings: Mapping[str, Any]) -> list[Case]:
     for kind in ("image", "vector"):
         case = Case(plugin, settings, kind)
         try:
-            case.model()
+            wanted = LIKELIHOODS[case.model().likelihood].data
+            if kind == "vector" and wanted != "any":
+                raise ConfigError(f"the likelihood takes no standardised vectors, but {wanted}")
         except ConfigError as error:
             refusals.append(error)
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
 from .card import model_card
 from .dataset import Dataset, Indices, Split, pieces
+from .likelihood import LIKELIHOODS
 from .normalisation import Normalisation
 from .quantiser import choose_steps, round_weights
 from .settings import TrainingSettings
@@ -31,6 +33,8 @@ PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of th
 PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
 GOLDEN = 5
 MEASURED = 256
+SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
+SAMPLE_ELEMENTS = 2**22  # of such a grid at most
 
 
 def bundle(
@@ -46,7 +50,10 @@ def bundle(
     held_out = split.validation if len(split.validation) else split.training
     normalisation = Normalisation(model.spec)
     probed = max(8, min(1024, PROBE_ELEMENTS // model.spec.elements))
-    probe = normalisation(torch.from_numpy(dataset.rows[held_out[:probed]]))
+    # From all over the data, which may be in order; shuffled, since some look at the first alone.
+    spread = held_out[np.linspace(0, len(held_out) - 1, min(probed, len(held_out))).astype(int)]
+    spread = np.random.default_rng(facts["seed"]).permutation(spread)
+    probe = normalisation(torch.from_numpy(dataset.rows[spread]))
     weight_bits = round_weights(model, probe, training.weight_loss)
     steps = choose_steps(model, probe, training.rounding_loss)
     files = {
@@ -54,7 +61,7 @@ def bundle(
         for name, graph in export_graphs(model, steps).items()
     }
     graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
-    parity = check_parity(model, steps, graphs, dataset.rows[held_out[: sum(BATCHES)]])
+    parity = check_parity(model, steps, graphs, dataset.rows[spread[: sum(BATCHES)]])
 
     engine = Engine(files.__getitem__, "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
@@ -70,7 +77,7 @@ def bundle(
     scores = calibration_scores(engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
-    files["golden.npz"] = _golden(engine, model, dataset.rows[held_out[:GOLDEN]])
+    files["golden.npz"] = _golden(engine, model, dataset.rows[spread[:GOLDEN]], probe)
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
         {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
@@ -122,8 +129,8 @@ def first_layer(model: nn.Module, spec: DataSpec) -> str | None:
     return None
 
 
-def _golden(engine: Engine, model: Autoencoder, rows: npt.NDArray[Any]) -> bytes:
-    """golden.npz: a few inputs, what the graphs answer, and what training made of the inputs."""
+def _golden(engine: Engine, model: Autoencoder, rows: npt.NDArray[Any], probe: Tensor) -> bytes:
+    """golden.npz: a few inputs, what the graphs answer; and what reports show of the training."""
     codes = engine.encode(rows)
     height, width = rows.shape[1:3] if rows.ndim == 4 else (1, rows.shape[1])
     arrays: dict[str, Any] = {
@@ -137,9 +144,34 @@ def _golden(engine: Engine, model: Autoencoder, rows: npt.NDArray[Any]) -> bytes
     seen = model.corrupt(x)
     if not torch.equal(seen, x):
         arrays["corrupted"] = normalisation.stored(seen).numpy()
+    if model.generative:
+        arrays |= {
+            name: normalisation.stored(drawn).numpy() for name, drawn in _drawn(model, probe)
+        }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+@torch.no_grad()
+def _drawn(model: Autoencoder, probe: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """ "samples": decoded from z ~ N(0, I); "manifold", row by row, where codes are flat.
+
+    The manifold is what two elements do, at the quantiles of N(0, 1) (Kingma & Welling 2013,
+    figure 4): those that inputs' codes spread most in, the others being those of one sample.
+    """
+    code = model.encode(probe).mean
+    side = max(2, min(SAMPLES, math.isqrt(SAMPLE_ELEMENTS // model.spec.elements)))
+    pixels = LIKELIHOODS[model.likelihood].pixels
+    yield "samples", pixels(model.decode(torch.randn(side * side, *code.shape[1:])))
+    if code.ndim == 2 and code.shape[1] > 1:
+        side = max(2, min(MANIFOLD, math.isqrt(SAMPLE_ELEMENTS // model.spec.elements)))
+        quantiles = torch.special.ndtri((torch.arange(side) + 0.5) / side)
+        z = torch.randn(1, code.shape[1]).repeat(side * side, 1)
+        across, down = code.std(0, correction=0).topk(2).indices
+        z[:, across] = quantiles.repeat(side)
+        z[:, down] = quantiles.flip(0).repeat_interleave(side)
+        yield "manifold", pixels(model.decode(z))
 
 
 def _codes(

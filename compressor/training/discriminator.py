@@ -140,6 +140,8 @@ class WithDiscriminator(Autoencoder):
 
     def scores(self, passed: Pass) -> Mapping[str, Tensor]:
         own, added = self.model.scores(passed), self.discriminator.scores(passed)
-        if own.keys() & added.keys():
-            raise ConfigError("discriminator=true: this plugin has a discriminator of its own")
+        if clash := own.keys() & added.keys():
+            raise ConfigError(
+                f"discriminator=true: this plugin has a score {min(clash)!r} of its own already"
+            )
         return {**own, **added}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 LikelihoodName = Literal["square", "absolute", "cross-entropy", "discretised-logistic"]
 HALF_LEVEL = 0.5 / 255  # of the 256 grey levels in [0, 1]
-LOG_SCALES = (-7.0, 2.0)  # narrower than a tenth of a grey level, wider than all of them
+LOG_SCALES = (-7.0, 2.0)  # from a quarter of a grey level to wider than all of them
 
 
 @dataclass(frozen=True)

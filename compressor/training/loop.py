@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -268,6 +269,9 @@ class Loop:
         for player in phase.players:
             for module in player.modules:
                 module.train(not evaluates)
+                for part in module.modules():
+                    if isinstance(part, Autoencoder):  # inside another one, say
+                        part.training = True
         self.model.training = True
 
     def _evaluation_interval(self) -> int:
@@ -276,14 +280,18 @@ class Loop:
 
     def _phase_budget(self, phase: Phase) -> tuple[int, float | None]:
         """The phase's steps, and its seconds if time is limited."""
-        part = phase.share / sum(p.share for p in self.model.phases())
+        phases, number = self.model.phases(), self.state.phase
+        parts = np.cumsum([0.0, *(p.share for p in phases)]) / sum(p.share for p in phases)
         steps = self.budget.max_steps or (
             self.settings.epochs * self.order.steps_per_epoch
             if self.budget.max_seconds is None
             else 10**12
         )
-        seconds = None if self.budget.max_seconds is None else self.budget.max_seconds * part
-        return max(1, round(steps * part)), seconds
+        first, last = round(steps * parts[number]), round(steps * parts[number + 1])
+        seconds = self.budget.max_seconds
+        if seconds is not None:
+            seconds *= phase.share / sum(p.share for p in phases)
+        return max(1, last - first), seconds
 
     def _progress(self, steps: int, seconds: float | None) -> float:
         by_steps = self.state.phase_step / steps
@@ -341,6 +349,10 @@ def log_bytes(state: State) -> bytes:
 
 def make_fabric(settings: TrainingSettings, several_players: bool) -> Fabric:
     """Raises ConfigError if the accelerator, the devices or the precision cannot be had."""
+    if settings.precision == "16-mixed" and several_players:
+        raise ConfigError(
+            "precision=16-mixed scales one loss, and this plugin has several: use bf16-mixed"
+        )
     strategy: Any = "auto"
     if settings.devices > 1:
         strategy = DDPStrategy(start_method="spawn", find_unused_parameters=several_players)

@@ -84,6 +84,11 @@ class FeedForward(Autoencoder):
         hidden = DENSE_WIDTHS if self.dense else CONV_WIDTHS
         hidden = hidden if config.hidden is None else config.hidden
         between, last = config.activation, config.output_activation
+        if last != "linear" and config.loss in ("cross-entropy", "discretised-logistic"):
+            raise ConfigError(
+                f"output_activation={last}: loss={config.loss} has an output function of its own; "
+                "leave it linear"
+            )
         if self.dense:
             latent = config.latent or max(1, min(DENSE_LATENT, spec.elements // 2))
             self.f = dense([spec.elements, *hidden, latent * numbers], between, code_activation)

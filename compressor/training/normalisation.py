@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..spec import DataSpec, ImageSpec, VectorSpec
 
 ROWS = 65536  # at a time, of the vectors that mean and scale are computed from
-NEARLY_CONSTANT = 1e-6  # a column's deviation, as a part of its mean, that is float32's own noise
+NOISE = 1e-7  # a column's deviation, as a part of its mean, that is float32's own
 
 
 class Normalisation(nn.Module):
@@ -61,7 +61,7 @@ def mean_and_scale(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation of each column of ``rows[indices]``; memory is flat.
 
-    A column that is constant has the scale 1.
+    A column that is constant, but for float32's noise, has the scale 1.
     """
     count, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
     for start in range(0, len(indices), ROWS):
@@ -72,7 +72,7 @@ def mean_and_scale(
         mean += (own - mean) * len(piece) / new
         count = new
     scale = np.sqrt(squares / count)
-    scale[scale <= NEARLY_CONSTANT * np.abs(mean)] = 1.0
+    scale[scale <= NOISE * np.abs(mean)] = 1.0
     scale[scale < np.finfo(np.float32).tiny] = 1.0
     mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     return tuple(mean.tolist()), tuple(scale.tolist())

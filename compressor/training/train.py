@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .. import __version__
 from ..data.images import Pixels, Source
@@ -71,6 +72,7 @@ def train(
         torch.manual_seed(seed)
         model = make_model(plugin_class, config, spec, training)
         _refuse_data(model, dataset)
+        _refuse_batches_of_one(model, min(training.batch_size, len(split.training)))
         budget = Budget(max_steps, max_seconds)
         with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
 
@@ -136,6 +138,14 @@ def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:
                 f"{x.min():.3g} to {x.max():.3g}; use square, or, if the data themselves lie "
                 "there, --set standardise=false"
             )
+
+
+def _refuse_batches_of_one(model: Autoencoder, size: int) -> None:
+    if size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        raise ConfigError(
+            "this network has batch normalisation, which learns nothing from a batch of one: give "
+            "a larger batch_size, or more data"
+        )
 
 
 def _job(

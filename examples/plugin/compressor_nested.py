@@ -31,7 +31,7 @@ class Nested(Autoencoder):
         code = self.f(x.flatten(1))
         if self.training:
             number = torch.arange(self.config.latent, device=x.device)
-            code = code * (number < 1 + self.config.latent * torch.rand(len(x), 1, device=x.device))
+            code = code * (number <= self.config.latent * torch.rand(len(x), 1, device=x.device))
         return Code(code)
 
     def decode(self, z):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
+from compressor.errors import ConfigError
 from compressor.model import Model
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
@@ -284,3 +285,21 @@ def test_measures_say_how_often_the_discriminator_takes_images_for_real(
     told = model.measures(Pass(model, x))
     assert told["D(x)"].item() == pytest.approx(model.discriminator(x).sigmoid().mean().item())
     assert 0 < told["D(g(z))"].item() < 1
+
+
+def test_settings_that_cannot_be_trained_are_refused(clothes: Pixels, tmp_path: Path) -> None:
+    for settings, reason in (
+        ({"hidden": []}, "needs a layer"),
+        ({"batch_size": 1}, "batch of one"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            train("gan", clothes[:60], tmp_path / "model", settings=settings, max_steps=3)
+
+
+def test_the_encoder_pays_for_codes_that_are_unlikely(clothes: Pixels) -> None:
+    model, x = make(), to_x(clothes[:8])
+    (player,) = model.phases()[1].players
+    assert player.loss is not None
+    passed = Pass(model.eval(), x)
+    near = player.loss(passed)["prior"].item()
+    assert near == pytest.approx(0.01 * passed.z.square().sum().item() / x.numel())

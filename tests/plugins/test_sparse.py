@@ -70,10 +70,26 @@ def test_l1_is_not_made_smaller_by_a_smaller_code_and_a_larger_decoder(
 
 
 @torch.no_grad()
-def test_l1_weighs_each_activation_with_the_length_of_the_weights_that_leave_it() -> None:
+def test_l1_is_not_made_smaller_by_a_decoder_that_is_large_further_down(clothes: Pixels) -> None:
+    model, x = make(latent=6, network="dense", hidden=[10]), to_x(clothes[:16])
+    before = Pass(model, x)
+    penalty_before, pixels_before = model.penalty(before)["l1"], before.pixels
+    first, last = layers(model.g)
+    assert first.bias is not None
+    first.weight *= 0.001
+    first.bias *= 0.001
+    last.weight /= 0.001
+    after = Pass(model, x)
+    assert torch.allclose(after.pixels, pixels_before, rtol=1e-4, atol=1e-5)
+    assert model.penalty(after)["l1"].item() == pytest.approx(penalty_before.item(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_l1_weighs_each_activation_with_the_weights_that_leave_it_and_those_behind() -> None:
     model = make(latent=6, network="dense", hidden=[10], alpha=0.3)
     h = torch.rand(5, 6)
-    lengths = np.linalg.norm(layers(model.g)[0].weight.double().numpy(), axis=0)
+    first, last = (layer.weight.double().numpy() for layer in layers(model.g))
+    lengths = np.linalg.norm(first, axis=0) * np.sqrt(np.square(last).sum() / len(last))
     wanted = 0.3 * (h.double().numpy() * lengths).sum(1).mean()
     assert penalty(model, h) == pytest.approx(wanted, rel=1e-6)
 

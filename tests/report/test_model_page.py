@@ -208,3 +208,29 @@ def _x(images: Pixels) -> Any:
     import torch
 
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def test_inputs_that_cannot_be_read_are_named(model: Path, clothes: Pixels, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, pixels in (
+        ("a.png", clothes[0]),
+        ("b.png", clothes[1]),
+        ("odd.png", clothes[2, :27]),
+    ):
+        Image.fromarray(pixels[..., 0]).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no picture")
+    told = report(model, folder, tmp_path / "page.html")
+    assert told["images"] == 2 and told["unreadable"] == 2
+    assert {name.partition(":")[0] for name in told["unreadable_names"]} == {
+        "odd.png",
+        "broken.png",
+    }
+
+
+def test_large_images_do_not_fill_memory(
+    model: Path, clothes: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.report.model_page.SAMPLE_ELEMENTS", 10 * 56 * 56)
+    large = np.tile(clothes[:100], (1, 2, 2, 1))
+    assert report(model, large, tmp_path / "page.html")["images"] == 10

@@ -58,6 +58,24 @@ def test_it_is_discovered_trained_exported_and_used(
     assert spread[:4].min() > spread[-4:].max()
 
 
+def test_any_number_of_first_elements_is_as_likely() -> None:
+    import importlib.util
+
+    import torch
+
+    from compressor.spec import ImageSpec
+
+    spec = importlib.util.spec_from_file_location("nested", EXAMPLE / "compressor_nested.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.NestedConfig(hidden=8, latent=4)
+    model = module.Nested(config, ImageSpec(height=2, width=2, channels=1))
+    kept = (model.train().encode(torch.rand(4000, 1, 2, 2)).mean != 0).sum(1)
+    counts = torch.bincount(kept, minlength=5)
+    assert counts[0] == 0 and counts[1:].min() > 850
+
+
 def test_its_own_test_passes(environment: dict[str, str], tmp_path: Path) -> None:
     subprocess.run(
         [

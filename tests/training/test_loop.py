@@ -185,6 +185,20 @@ def test_modules_that_a_phase_leaves_out_do_not_move_nor_do_their_statistics(
         assert moved == (name == "gain.weight"), name
 
 
+@pytest.mark.parametrize("steps", [3, 4, 10])
+def test_the_steps_of_all_phases_are_those_asked_for(
+    images: Dataset, tmp_path: Path, steps: int
+) -> None:
+    loop = make_loop(images, tmp_path / "a", Greedy, steps)
+    assert loop.run().step == steps
+
+
+def test_several_losses_cannot_be_scaled_as_one(images: Dataset, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"precision": "16-mixed"})
+    with pytest.raises(ConfigError, match="use bf16-mixed"):
+        make_loop(images, tmp_path / "a", Adversarial, settings=settings).run()
+
+
 class Adversarial(Undercomplete):
     """Two players in one phase, each with its own loss."""
 

@@ -94,3 +94,10 @@ def test_an_untied_layers_mirror_begins_as_its_transpose_and_is_its_own() -> Non
     assert isinstance(pair.mirror_weight, nn.Parameter)
     assert torch.equal(pair.mirror_weight, pair.weight)
     assert pair.mirror_weight.data_ptr() != pair.weight.data_ptr()
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "discretised-logistic"])
+def test_a_loss_with_an_output_function_allows_no_second_one(loss: Any) -> None:
+    config = UndercompleteConfig(loss=loss, output_activation="sigmoid")
+    with pytest.raises(ConfigError, match="leave it linear"):
+        Undercomplete(config, ImageSpec(height=8, width=8, channels=1))

@@ -49,6 +49,12 @@ def test_the_noise_of_float32_is_no_deviation():
     assert mean_and_scale(rows, np.arange(40))[1] == (1,)
 
 
+def test_times_within_an_hour_are_no_constant():
+    times = np.float32(1.7e9 + np.random.default_rng(0).uniform(0, 3600, (500, 1)))
+    (scale,) = mean_and_scale(times, np.arange(500))[1]
+    assert scale == pytest.approx(times.astype(np.float64).std(), rel=1e-6)
+
+
 def test_a_deviation_that_float32_can_hardly_hold_is_none():
     rows = np.float32([[1e-40], [-1e-40]] * 20)
     assert mean_and_scale(rows, np.arange(40)) == ((0,), (1,))
