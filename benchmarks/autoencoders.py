@@ -5,8 +5,9 @@ Usage: python benchmarks/autoencoders.py [--data FOLDER] [--output FOLDER] [--se
 
 FOLDER (or the environment variable COMPRESSOR_DATA) holds fashion_mnist_pub.npz, mnist.npz (both
 with x_train and x_test) and notmnist_pub.npz (x), uint8 images of 28x28. Each cell (a plugin's row,
-or a claim) is kept as JSON in the output folder and not measured again, so that a run that was
-stopped goes on. The table is printed as Markdown at the end.
+or a claim) is kept as JSON in the output folder and not measured again, and models are not trained
+again, so that a run that was stopped goes on: after a change of SIZES or of a plugin remove what it
+is about. The tables are printed as Markdown at the end.
 """
 
 from __future__ import annotations
@@ -394,12 +395,13 @@ def main() -> None:
     names = arguments.only
     rows = {name: bench.cell(f"{name}-row", partial(bench.row, name)) for name in names}
     claims = {name: bench.cell(f"{name}-claim", partial(CLAIMS[name], bench)) for name in names}
-    print("\n| plugin | parameters | training | PSNR | bits/image | MNIST | notMNIST |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| plugin | parameters | training | steps | PSNR | bits/image | MNIST | notMNIST |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         print(
-            f"| `{name}` | {row['parameters']:,} | {row['seconds']:.0f} s | {row['psnr']:.2f} dB | "
-            f"{row['bits']:.0f} | {row['mnist']:.3f} | {row['notmnist']:.3f} |"
+            f"| `{name}` | {row['parameters']:,} | {row['seconds']:.0f} s | {row['steps']:,} | "
+            f"{row['psnr']:.2f} dB | {row['bits']:.0f} | {row['mnist']:.3f} | "
+            f"{row['notmnist']:.3f} |"
         )
     print("\n| plugin | claim | met |")
     print("|---|---|---|")
