@@ -56,7 +56,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "inspect": ("--json",),
     "verify": ("--json",),
 }
-# 300 steps of a network this small take about a second, with a checkpoint after every epoch of 6.
+# 300 steps of a network this small take about a second, with a checkpoint after every 20.
 TRAIN = (
     *("train", "undercomplete", CLOTHES, "--set", "network=dense", "--set", "hidden=[16]"),
     *("--set", "latent=4", "--set", "patience=1000", "--max-steps", "300", "--seed", "7"),
@@ -566,7 +566,7 @@ def test_ctrl_c_in_training_leaves_no_model_and_what_resume_needs(
     assert ran.code == 1 and not ran.out
     assert "interrupted" in ran.error
     assert list(tmp_path.iterdir()) == [folder]
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["step"] == 6
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["step"] == 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
