@@ -66,4 +66,5 @@ class Progress:
         if not self._total or not self._done:
             return ""
         left = (time.monotonic() - self._started) / self._done * (self._total - self._done)
-        return f" of {self._total:,}{self._unit}, {left:.0f} s left"
+        total = "" if self._unit else f" of {self._total:,}"
+        return f"{total}, {left:.0f} s left"
