@@ -64,7 +64,6 @@ class Curve:
 class Sample:
     """Inputs of one size from all over the data, and what the model makes of them."""
 
-    names: list[str]
     rows: Rows
     codes: Codes
     rebuilt: Rows
@@ -123,9 +122,8 @@ def _sample(job: Job) -> Sample:
     count = job.source.count()
     wanted = min(SAMPLE, max(PIECE, SAMPLE_ELEMENTS // job.model.spec.elements))
     every = 1 if count is None else math.ceil(count / wanted)
-    names: list[str] = []
     groups: list[Rows] = []
-    elements = 0
+    taken = elements = 0
     for number, chunk in enumerate(job.source.chunks(PIECE)):
         if number % every:
             continue
@@ -135,11 +133,11 @@ def _sample(job: Job) -> Sample:
             if groups and group.pixels.shape[1:] != groups[0].shape[1:]:
                 continue
             fits = max(1, (SAMPLE_ELEMENTS - elements) // group.pixels[0].size)
-            pixels = group.pixels[: min(fits, wanted - len(names))].copy()
+            pixels = group.pixels[: min(fits, wanted - taken)].copy()
             groups.append(pixels)
-            names += [images.names[position] for position in group.positions[: len(pixels)]]
+            taken += len(pixels)
             elements += pixels.size
-        if len(names) >= wanted or elements >= SAMPLE_ELEMENTS:
+        if taken >= wanted or elements >= SAMPLE_ELEMENTS:
             break
     if not groups:
         raise job.nothing()
@@ -152,7 +150,7 @@ def _sample(job: Job) -> Sample:
         float(np.square((row.astype(np.float32) - other) / scale).mean())
         for row, other in zip(rows, rebuilt, strict=True)
     ]
-    return Sample(names, rows, codes, rebuilt, np.array(errors))
+    return Sample(rows, codes, rebuilt, np.array(errors))
 
 
 def _quality(job: Job, sample: Sample) -> tuple[str, float | None]:
@@ -287,15 +285,10 @@ def _generated(job: Job) -> list[Picture]:
     return made
 
 
-def _steps(job: Job, dimensions: int) -> Numbers:
-    """The quantiser's steps, shaped to multiply codes."""
-    steps = np.array(job.model.manifest.quantiser["steps"])
-    return steps.reshape(-1, *[1] * (dimensions - 2))
-
-
 def _values(job: Job, codes: Codes) -> Numbers:
     """Codes as the decoder sees them."""
-    values: Numbers = codes * _steps(job, codes.ndim)
+    steps = np.array(job.model.manifest.quantiser["steps"])
+    values: Numbers = codes * steps.reshape(-1, *[1] * (codes.ndim - 2))
     return values
 
 
