@@ -35,6 +35,18 @@ def output_option(help_text: str) -> Callable[[Command], Command]:
     return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
 
 
+class Decibels(click.ParamType):  # type: ignore[type-arg]
+    """35 or 35dB."""
+
+    name = "dB"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return float(str(value).lower().removesuffix("db"))
+        except ValueError:
+            self.fail(f"{str(value)!r} is not a number of decibels; write 35dB", param, ctx)
+
+
 class Duration(click.ParamType):  # type: ignore[type-arg]
     """Seconds, from 90, 90s, 5m or 1.5h."""
 
@@ -104,6 +116,12 @@ def plugins(as_json: bool, check: bool) -> None:
 )
 @click.option("--max-time", "max_seconds", type=Duration(), help="Stop after this time, say 5m.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps.")
+@click.option("--quality", type=Decibels(), help="Find the rate at which PSNR is this, say 35dB.")
+@click.option(
+    "--bits",
+    type=click.FloatRange(0, min_open=True),
+    help="Find the rate at which a pixel (of vectors, a number) takes so many bits, say 0.5.",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
 @force
@@ -116,19 +134,27 @@ def train(
     config: str | None,
     max_seconds: float | None,
     max_steps: int | None,
+    quality: float | None,
+    bits: float | None,
     seed: int,
     resume: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train PLUGIN on DATA and write a model."""
+    """Train PLUGIN on DATA and write a model.
+
+    With --quality, --bits or --set rate=LAMBDA the codes are trained to be small; without, they
+    are rounded afterwards.
+    """
     from compressor import verbs
 
+    aims = {"quality": quality, "bits": bits}
+    given = {name: value for name, value in aims.items() if value is not None}
     summary = verbs.train(
         plugin,
         data,
         output,
-        settings=_settings(values, config),
+        settings=_settings(values, config) | given,
         max_seconds=max_seconds,
         max_steps=max_steps,
         seed=seed,

@@ -6,6 +6,7 @@ encoder.onnx         image -> code
 decoder.onnx         code -> image
 scorer.onnx          image -> one output per score, and error_map
 prior.bin            integer tables of the entropy coder (archive/FORMAT.md)
+prior.onnx           networks of integers that choose among them, where the prior has context
 calibration.parquet  the scores of images used neither for training nor for early stopping
 weights.safetensors  to fine-tune
 golden.npz           a few images and what the graphs answer to them
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .entropy.prior import Prior
+    from .entropy.tables import Tables
 
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
-DECODING = ("decoder.onnx", "prior.bin")  # what an archive embeds
+DECODING = ("decoder.onnx", "prior.bin", "prior.onnx")  # what an archive embeds, if there
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -90,12 +91,17 @@ class ModelManifest(BaseModel):
     files: dict[str, FileEntry]
 
 
+def decoding_files(manifest: ModelManifest) -> list[str]:
+    """The files that decoding an archive takes."""
+    return [name for name in DECODING if name in manifest.files]
+
+
 def digest_of(manifest: ModelManifest) -> str:
     """SHA-256 (hex) of what decoding depends on: equal digests decode archives to equal pixels."""
     identity = {
         "data": manifest.data.model_dump(),
         "code": manifest.code.model_dump(),
-        "files": {name: manifest.files[name].sha256 for name in DECODING},
+        "files": {name: manifest.files[name].sha256 for name in decoding_files(manifest)},
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -146,11 +152,11 @@ class Model:
         return content
 
     @cached_property
-    def prior(self) -> Prior:
-        """The integer tables of the codes."""
-        from .entropy.prior import Prior
+    def prior(self) -> Tables:
+        """What the codes are coded with."""
+        from .entropy.stored import read_prior
 
-        return Prior.from_bytes(self.read("prior.bin"))
+        return read_prior(self.read("prior.bin"), lambda: self.read("prior.onnx"))
 
     def calibration(self, score: str) -> npt.NDArray[np.float64]:
         """The calibration images' scores, float64, ascending; empty if there were none."""
@@ -187,8 +193,8 @@ class Model:
     def embed(self, folder: Path) -> None:
         """Writes what decoding needs into ``folder``, as small as it gets."""
         folder.mkdir()
-        entries = {name: self.manifest.files[name] for name in DECODING}
-        for name in DECODING:
+        entries = {name: self.manifest.files[name] for name in decoding_files(self.manifest)}
+        for name in entries:
             (folder / f"{name}.xz").write_bytes(_pack(self.read(name)))
         manifest = ModelManifest(
             created_by=self.manifest.created_by,

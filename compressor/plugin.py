@@ -33,9 +33,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from .bottleneck.bottleneck import Bottleneck, sampled
+from .likelihood import LIKELIHOODS
 from .spec import DataSpec
-from .training.channel import through
-from .training.likelihood import LIKELIHOODS
 
 CONTRACT = 2  # the version of what stands here; a plugin of another version is refused
 
@@ -54,7 +54,7 @@ class Code:
 
     mean: float32 (N, *code_shape), the code that is exported.
     scale: like mean, positive, where the code is a Gaussian (Kingma & Welling 2013): training then
-        samples mean + scale * N(0, 1); None where it is a point.
+        samples mean + scale * N(0, 1), unless a rate is asked; None where it is a point.
     hidden: activations of hidden layers by name, for penalties and scores.
     """
 
@@ -67,17 +67,19 @@ class Pass:
     """One forward pass; what penalties, losses and scores read.
 
     Each part is made when it is first read, so a loss that reads no reconstruction pays for none.
-    The input is corrupted, and a Gaussian code sampled, where ``model`` is in training mode.
+    In ``training``, by default the model's own mode, the input is corrupted, and the code sampled
+    where it is Gaussian, or given noise where it is to be rounded in use.
     """
 
-    def __init__(self, model: Autoencoder, x: Tensor) -> None:
+    def __init__(self, model: Autoencoder, x: Tensor, training: bool | None = None) -> None:
         self.model = model
         self.x = x  # the clean input
+        self.training = model.training if training is None else training
 
     @cached_property
     def seen(self) -> Tensor:
         """What the encoder sees: x~."""
-        return self.model.corrupt(self.x) if self.model.training else self.x
+        return self.model.corrupt(self.x) if self.training else self.x
 
     @cached_property
     def code(self) -> Code:
@@ -87,7 +89,25 @@ class Pass:
     @cached_property
     def z(self) -> Tensor:
         """The code behind the channel between f and g."""
-        return through(self.code.mean, self.code.scale if self.model.training else None)
+        return self._channelled[0]
+
+    @cached_property
+    def bits(self) -> Tensor | None:
+        """What the code costs by the learned prior, (N,); None where no rate is asked."""
+        return self._channelled[1]
+
+    @property
+    def is_through(self) -> bool:
+        """Whether the code behind the channel was read."""
+        return "_channelled" in vars(self)
+
+    @cached_property
+    def _channelled(self) -> tuple[Tensor, Tensor | None]:
+        if self.model.bottleneck is not None:
+            z, bits = self.model.bottleneck(self.code.mean, self.training)
+            return z, bits
+        scale = self.code.scale if self.training else None
+        return sampled(self.code.mean, scale), None
 
     @cached_property
     def out(self) -> Tensor:
@@ -149,7 +169,7 @@ class Autoencoder(nn.Module):
 
     Config: ClassVar[type[PluginConfig]]
     contract: ClassVar[int]  # the version that the plugin was written for: a number, not CONTRACT
-    likelihood: str = "square"  # how decode's output becomes pixels: training/likelihood.py
+    likelihood: str = "square"  # how decode's output becomes pixels: likelihood.py
     stride: int | None = None  # of a fully convolutional pair; None for one fixed input size
     generative: bool = False  # whether z ~ N(0, I) decodes to samples
 
@@ -157,6 +177,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.spec = spec
+        self.bottleneck: Bottleneck | None = None  # the core's, where a rate is asked
 
     def encode(self, x: Tensor) -> Code:
         """f: deterministic in eval mode, and of each input alone."""

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from compressor.likelihood import LikelihoodName
 from compressor.plugin import Pass, PluginConfig
 from compressor.spec import DataSpec
 from compressor.training.blocks import ActivationName, Pair
-from compressor.training.likelihood import LikelihoodName
 from compressor.training.networks import Latent, NetworkName, Stack, Widths
 
 ROWS_AT_ONCE = 64  # of a Jacobian

@@ -13,10 +13,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from compressor.likelihood import LIKELIHOODS, LikelihoodName
 from compressor.plugin import Loss, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec
 from compressor.training.blocks import ActivationName
-from compressor.training.likelihood import LIKELIHOODS, LikelihoodName
 from compressor.training.networks import Latent, NetworkName, Stack, Widths
 
 

@@ -2,6 +2,7 @@
 
 q(z | x) = N(mu, sigma^2), (mu, log sigma^2) = f(x), z = mu + sigma epsilon in training, mu in use
 (Kingma & Welling 2013; beta: Higgins et al. 2017). KL = 1/2 sum mu^2 + sigma^2 - log sigma^2 - 1.
+Where a rate is asked, the bottleneck's bits take the place of KL.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class VAE(FeedForward):
         return Code(mean, torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCES)))
 
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
+        if passed.bits is not None:  # what a code costs is counted already
+            return {}
         return {"kl": self.beta * divergence(passed.code).mean()}
 
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..entropy import coder
-from ..entropy.prior import Codes, Prior
+from ..entropy.tables import Codes, Tables
 from ..errors import ArchiveError, DataError, ModelError
 from ..spec import CodeSpec
 
@@ -88,7 +88,7 @@ def images_per_block(code_shape: tuple[int, ...]) -> int:
     return max(1, min(MAX_COUNT, GOOD_ELEMENTS // math.prod(code_shape)))
 
 
-def pack(codes: Codes, height: int, width: int, prior: Prior) -> bytes:
+def pack(codes: Codes, height: int, width: int, prior: Tables) -> bytes:
     """The frame, numbered 0, of int32 codes (n, *shape) of images of height x width; 1 <= n <= 256.
 
     Raises DataError if the codes are more than a reader takes.
@@ -117,7 +117,7 @@ def numbered(frame: bytes, number: int) -> tuple[Header, bytes]:
     return header, header.to_bytes() + frame[HEADER_SIZE:]
 
 
-def unpack(frame: bytes, prior: Prior, code: CodeSpec) -> tuple[Codes, int, int]:
+def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int]:
     """Codes int32 (n, *shape), height and width; all lengths and checksums are checked.
 
     Raises ArchiveError that names the block; no codes but those packed ever come out.

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..entropy.prior import Codes
+from ..entropy.tables import Codes
 from ..errors import ArchiveError, ModelError, UnreadableImage
-from ..model import DECODING, Model
+from ..model import Model, decoding_files
 from . import blocks
 from .blocks import HEADER_SIZE, PER_PART, CodedImages, CodeGroup, Header
 from .manifest import (
@@ -245,7 +245,7 @@ def _decoding_model(path: Path, manifest: ArchiveManifest | None, given: Model |
         raise ArchiveError(f"{path} has no model inside; give the model that it was made with")
     try:
         model = Model.open(path / "model")
-        for name in DECODING:
+        for name in decoding_files(model.manifest):
             model.read(name)
         model.prior  # noqa: B018  (parses the tables)
     except ModelError as error:

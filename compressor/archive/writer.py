@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..entropy.prior import Prior
+from ..entropy.tables import Tables
 from ..errors import DataError, OutputError
 from ..files import output_errors, refuse_irreplaceable, replace_folder, sync, write_atomically
-from ..model import DECODING, FileEntry, Model
+from ..model import FileEntry, Model, decoding_files
 from .blocks import (
     HEADER_SIZE,
     PER_PART,
@@ -58,7 +58,7 @@ class PackedImages:
     ideal_bits: float  # of the codes under the prior
 
 
-def pack_images(images: CodedImages, prior: Prior) -> PackedImages:
+def pack_images(images: CodedImages, prior: Tables) -> PackedImages:
     """Entropy-codes images into blocks; may run in any thread.
 
     Raises DataError for a name that no archive can hold.
@@ -169,7 +169,9 @@ class ArchiveWriter:
 
     def __enter__(self) -> ArchiveWriter:
         refuse_irreplaceable(self.path, self._force, FORMAT)
-        for name in DECODING:  # found damaged now and not when everything is coded
+        for name in decoding_files(
+            self._model.manifest
+        ):  # found damaged now and not when everything is coded
             self._model.read(name)
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._folder = self._partial / "archive"

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
+from ..likelihood import LIKELIHOODS
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
-from ..training.likelihood import LIKELIHOODS
 from ..training.normalisation import Normalisation, example
 from .portable import OPSET, clean, refuse_unportable
 

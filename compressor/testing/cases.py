@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..likelihood import LIKELIHOODS
 from ..plugin import Autoencoder, PluginConfig
 from ..spec import DataSpec
 from ..training.dataset import Dataset, split_rows
-from ..training.likelihood import LIKELIHOODS
 from ..training.loop import Budget, Loop, State
 from ..training.normalisation import Normalisation
 from ..training.settings import TrainingSettings

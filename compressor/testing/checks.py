@@ -16,9 +16,9 @@ from torch import Tensor
 from ..errors import ExportError
 from ..export.graphs import export_graphs
 from ..export.parity import check_parity
+from ..likelihood import LIKELIHOODS
 from ..plugin import CONTRACT, Autoencoder, Code, Pass
 from ..spec import ImageSpec
-from ..training.likelihood import LIKELIHOODS
 from ..training.loop import State
 from ..training.objective import Objective, template_loss
 from ..training.quantiser import choose_steps

@@ -14,19 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from ..anomaly.calibration import calibration_scores
+from ..bottleneck.bottleneck import Bottleneck
+from ..bottleneck.context import SCALES
 from ..engine.engine import Engine
+from ..entropy.context import ContextPrior
+from ..entropy.network import OnnxNetwork
 from ..entropy.prior import Prior
+from ..entropy.tables import Tables
 from ..export.graphs import export_graphs, score_names
 from ..export.parity import BATCHES, check_parity
+from ..export.prior import export_context
+from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
 from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
 from .card import model_card
 from .dataset import Dataset, Indices, Split, pieces
-from .likelihood import LIKELIHOODS
 from .normalisation import Normalisation
-from .quantiser import choose_steps, round_weights
+from .quantiser import choose_steps, fitted_steps, model_code, round_weights, squared_error
+from .rate import Aim, places
 from .settings import TrainingSettings
 
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
@@ -45,7 +52,11 @@ def bundle(
     training: TrainingSettings,
     facts: Mapping[str, Any],
 ) -> tuple[dict[str, bytes], ModelManifest]:
-    """A model's files, and its manifest but for their hashes."""
+    """A model's files, and its manifest but for their hashes.
+
+    Takes the bottleneck out of ``model``: from here on the graphs and the prior stand for it.
+    """
+    bottleneck, model.bottleneck = model.bottleneck, None
     torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
     held_out = split.validation if len(split.validation) else split.training
     normalisation = Normalisation(model.spec)
@@ -55,7 +66,12 @@ def bundle(
     spread = np.random.default_rng(facts["seed"]).permutation(spread)
     probe = normalisation(torch.from_numpy(dataset.rows[spread]))
     weight_bits = round_weights(model, probe, training.weight_loss)
-    steps = choose_steps(model, probe, training.rounding_loss)
+    if bottleneck is None:
+        steps = choose_steps(model, probe, training.rounding_loss)
+    elif training.aims:
+        steps = fitted_steps(model, bottleneck, probe, Aim(training))
+    else:
+        steps = bottleneck.steps.detach()
     files = {
         f"{name}.onnx": graph.SerializeToString(deterministic=True)
         for name, graph in export_graphs(model, steps).items()
@@ -71,16 +87,22 @@ def bundle(
             "%g dB; train longer, or give a larger latent or a smaller rounding_loss",
             training.rounding_loss,
         )
-    prior = Prior.learn(codes)
-    files["prior.bin"] = prior.to_bytes()
+    prior, prior_files = learn_prior(codes, bottleneck)
+    files |= prior_files
     validation_codes = _codes(engine, dataset, held_out, model.spec)
+    bits = prior.ideal_bits(validation_codes) / max(1, len(validation_codes))
+    integers = torch.floor(model_code(model, probe) / steps + 0.5)
+    error = squared_error(model, probe, integers * steps)
     scores = calibration_scores(engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
     files["golden.npz"] = _golden(engine, model, dataset.rows[spread[:GOLDEN]], probe)
+    weights = model.state_dict()
+    if bottleneck is not None:
+        weights |= {f"bottleneck.{name}": t for name, t in bottleneck.state_dict().items()}
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
-        {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+        {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     )
     manifest = ModelManifest(
         plugin=plugin,
@@ -99,13 +121,39 @@ def bundle(
             "weight_bits": weight_bits,
             "validation_codes": int(validation_codes.size),
             "validation_escapes": prior.escapes(validation_codes),
-            "bits_per_image": prior.ideal_bits(validation_codes) / max(1, len(validation_codes)),
+            "bits_per_image": bits,
+            **(_of_rate(bottleneck, validation_codes) if bottleneck is not None else {}),
+            "bits_per_place": bits / places(model.spec),
+            "psnr": -10 * math.log10(max(error, 1e-12)),
         },
         parity=parity,
         files={},
     )
     files["MODEL_CARD.md"] = model_card(manifest).encode()
     return files, manifest
+
+
+def learn_prior(
+    codes: npt.NDArray[np.int32], bottleneck: Bottleneck | None
+) -> tuple[Tables, dict[str, bytes]]:
+    """The prior of training codes, with context where the bottleneck has one, and its files."""
+    if bottleneck is None or bottleneck.context is None:
+        prior = Prior.learn(codes)
+        return prior, {"prior.bin": prior.to_bytes()}
+    graph = export_context(bottleneck.context).SerializeToString(deterministic=True)
+    network = OnnxNetwork(graph, bottleneck.passes)
+    learned = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
+    return learned, {"prior.bin": learned.to_bytes(), "prior.onnx": graph}
+
+
+@torch.no_grad()
+def _of_rate(bottleneck: Bottleneck, codes: npt.NDArray[np.int32]) -> dict[str, float]:
+    """lambda, and what the loss takes these codes to cost."""
+    integers = torch.from_numpy(codes).float()
+    bits = 0.0
+    for piece in torch.split(integers, 256):
+        bits += bottleneck.bits(piece, piece).sum().item()
+    return {"rate": bottleneck.rate.item(), "loss_bits_per_image": bits / max(1, len(codes))}
 
 
 @torch.no_grad()

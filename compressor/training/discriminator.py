@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..plugin import Autoencoder, Code, Pass, Phase, Player
 from ..spec import DataSpec, ImageSpec
-from .likelihood import LIKELIHOODS
 from .normalisation import Normalisation, example
 
 CONV_WIDTHS, DENSE_WIDTHS = (32, 64, 128), (256, 64)
@@ -131,9 +130,8 @@ class WithDiscriminator(Autoencoder):
         return [*own, Phase("discriminator", [player], share)]
 
     def _loss(self, passed: Pass) -> Mapping[str, Tensor]:
-        with torch.no_grad():  # as it will be used: from the clean input, without sampling
-            out = self.model.decode(self.model.encode(passed.x).mean)
-            fake = LIKELIHOODS[self.likelihood].pixels(out)
+        with torch.no_grad():  # as it will be used
+            fake = Pass(self, passed.x, training=False).pixels
         return {
             "discriminator": cross_entropy(self.discriminator(passed.x), self.discriminator(fake))
         }

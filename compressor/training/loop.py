@@ -26,7 +26,8 @@ from ..files import write_atomically
 from ..plugin import Autoencoder, Pass, Phase, Player
 from .dataset import BatchOrder, Dataset, Split, pieces
 from .normalisation import Normalisation
-from .objective import Objective, template_loss
+from .objective import Objective, phases, total, watched
+from .rate import INTERVAL, WAITED, Aim
 from .settings import TrainingSettings
 
 CHECKPOINT = "checkpoint.pt"
@@ -43,6 +44,7 @@ OPTIMISERS: dict[str, Optimiser] = {
     ),
     "sgd": torch.optim.SGD,
 }
+AIMED = 256  # inputs that lambda is judged on, as far as memory allows
 STEPS_BETWEEN_EVALUATIONS = (20, 500)  # at least, for a checkpoint is written too, and at most
 
 
@@ -92,12 +94,14 @@ class Loop:
         self.normalisation = Normalisation(model.spec)
         self.budget, self.seed, self.folder, self.report = budget, seed, folder, report
         self.order = BatchOrder(split.training, settings.batch_size, seed)
+        self.aim = Aim(settings) if settings.aims else None
         self.state = State()
 
     def run(self) -> State:
         """Trains to the end, from the last checkpoint if there is one; raises TrainingError."""
-        several_players = any(len(phase.players) > 1 for phase in self.model.phases())
-        fabric = make_fabric(self.settings, several_players)
+        several_players = any(len(phase.players) > 1 for phase in phases(self.model))
+        unused = several_players or self.model.bottleneck is not None
+        fabric = make_fabric(self.settings, several_players, unused)
         if self.settings.devices == 1:
             self._run(fabric)
         else:
@@ -116,7 +120,12 @@ class Loop:
     def _run(self, fabric: Fabric) -> None:
         saved = self._load_checkpoint()
         self.normalisation.to(fabric.device)
-        for number, phase in enumerate(self.model.phases()):
+        if self.aim is not None:
+            held_out = self.split.validation if len(self.split.validation) else self.split.training
+            few = pieces(np.arange(min(AIMED, len(held_out))), self.model.spec)[0]
+            spread = held_out[np.linspace(0, len(held_out) - 1, len(few)).astype(int)]
+            self.aimed = self._to_device(fabric, spread)
+        for number, phase in enumerate(phases(self.model)):
             if number < self.state.phase:
                 continue
             self._run_phase(fabric, phase, saved)
@@ -127,11 +136,10 @@ class Loop:
         if len(self.split.validation):
             self.model.eval()
             self.model.training = True
-            self.state.validation_loss = self._mean(fabric, self._template)
+            self.state.validation_loss = self._mean(
+                fabric, lambda x: total(Pass(self.model, x)).item()
+            )
         self.model.to("cpu").eval()
-
-    def _template(self, x: Tensor) -> float:
-        return sum(part.item() for part in template_loss(Pass(self.model, x)).values())
 
     def _run_phase(self, fabric: Fabric, phase: Phase, saved: list[Any] | None) -> None:
         """One phase: from its start, or from the optimisers' states ``saved``."""
@@ -168,6 +176,8 @@ class Loop:
             spent = time.monotonic() - started
             self.state.seconds += spent - self.state.phase_seconds
             self.state.phase_seconds = spent
+            if self.aim is not None and self.state.phase_step % INTERVAL == 0:
+                self._move_rate(phase, self._progress(steps, seconds))
             out_of_time = fabric.broadcast(seconds is not None and spent >= seconds)
             done = self.state.phase_step >= steps or out_of_time
             if done or self.state.phase_step % self._evaluation_interval() == 0:
@@ -218,6 +228,14 @@ class Loop:
             )
         optimiser.step()
 
+    def _move_rate(self, phase: Phase, progress: float) -> None:
+        """Every process looks at the same inputs, and so moves alike."""
+        assert self.aim is not None
+        if progress > WAITED:
+            self._set_modes(phase, evaluates=True)
+            self.aim.move(self.model, self.aimed)
+            self._set_modes(phase)
+
     def _to_device(self, fabric: Fabric, indices: Any) -> Tensor:
         x: Tensor = self.normalisation(torch.from_numpy(self.data.rows[indices]).to(fabric.device))
         return x
@@ -227,16 +245,16 @@ class Loop:
     ) -> bool:
         """Validates, logs and saves a checkpoint; True if there is no progress any more."""
         state = self.state
-        watched = _watched(phase)
+        number = watched(phase)
         validation = math.nan
-        if watched is not None and len(self.split.validation):
+        if number is not None and len(self.split.validation):
             self._set_modes(phase, evaluates=True)
-            validation = self._mean(
-                fabric, lambda x: objective(x, self.state.phase, watched).item()
-            )
+            validation = self._mean(fabric, lambda x: objective(x, self.state.phase, number).item())
             self._refuse_nan(validation, phase, "validation loss")
             state.without_progress += 1
-            if validation < state.best_loss:
+            if self.aim is not None:  # losses of different lambdas cannot be compared
+                state.without_progress = 0
+            elif validation < state.best_loss:
                 state.best_loss, state.without_progress = validation, 0
                 state.best_weights = {
                     name: tensor.detach().cpu().clone()
@@ -280,8 +298,8 @@ class Loop:
 
     def _phase_budget(self, phase: Phase) -> tuple[int, float | None]:
         """The phase's steps, and its seconds if time is limited."""
-        phases, number = self.model.phases(), self.state.phase
-        parts = np.cumsum([0.0, *(p.share for p in phases)]) / sum(p.share for p in phases)
+        shares, number = [p.share for p in phases(self.model)], self.state.phase
+        parts = np.cumsum([0.0, *shares]) / sum(shares)
         steps = self.budget.max_steps or (
             self.settings.epochs * self.order.steps_per_epoch
             if self.budget.max_seconds is None
@@ -290,7 +308,7 @@ class Loop:
         first, last = round(steps * parts[number]), round(steps * parts[number + 1])
         seconds = self.budget.max_seconds
         if seconds is not None:
-            seconds *= phase.share / sum(p.share for p in phases)
+            seconds *= phase.share / sum(shares)
         return max(1, last - first), seconds
 
     def _progress(self, steps: int, seconds: float | None) -> float:
@@ -347,7 +365,7 @@ def log_bytes(state: State) -> bytes:
     return "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
 
 
-def make_fabric(settings: TrainingSettings, several_players: bool) -> Fabric:
+def make_fabric(settings: TrainingSettings, several_players: bool, unused: bool) -> Fabric:
     """Raises ConfigError if the accelerator, the devices or the precision cannot be had."""
     if settings.precision == "16-mixed" and several_players:
         raise ConfigError(
@@ -355,7 +373,7 @@ def make_fabric(settings: TrainingSettings, several_players: bool) -> Fabric:
         )
     strategy: Any = "auto"
     if settings.devices > 1:
-        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=several_players)
+        strategy = DDPStrategy(start_method="spawn", find_unused_parameters=unused)
     try:
         return Fabric(
             accelerator=settings.accelerator,
@@ -368,13 +386,6 @@ def make_fabric(settings: TrainingSettings, several_players: bool) -> Fabric:
             f"accelerator={settings.accelerator}, devices={settings.devices}, "
             f"precision={settings.precision}: {str(error).splitlines()[0]}"
         ) from error
-
-
-def _watched(phase: Phase) -> int | None:
-    """The player whose loss stops the phase: the only one, or the first with the template's."""
-    if len(phase.players) == 1:
-        return 0
-    return next((n for n, player in enumerate(phase.players) if player.loss is None), None)
 
 
 def _report_nothing(state: State, progress: float, loss: float) -> None:

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..likelihood import LIKELIHOODS, LikelihoodName
 from ..plugin import Autoencoder, Code, PluginConfig
 from ..spec import DataSpec, ImageSpec
 from .blocks import ActivationName, Pair, Shaped, conv_down, conv_up, dense
-from .likelihood import LIKELIHOODS, LikelihoodName
 
 NetworkName = Literal["auto", "dense", "conv"]
 Widths = Annotated[list[Annotated[int, Field(ge=1, le=65536)]], Field(max_length=8)]

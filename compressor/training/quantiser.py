@@ -9,11 +9,14 @@ from collections.abc import Callable, Set
 import torch
 from torch import Tensor
 
+from ..bottleneck.bottleneck import Bottleneck
+from ..likelihood import LIKELIHOODS
 from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
-from .likelihood import LIKELIHOODS
 from .normalisation import Normalisation
+from .rate import Aim
 
+STEP_FACTORS = (0.5, 2.0)  # of a trained bottleneck's, for what the training left open
 WEIGHT_BITS = range(5, 16)
 SCORE_LOSS = 0.05  # of a score's deviation that rounded weights may move it by, on average
 PROBE_INPUTS = 64
@@ -110,6 +113,26 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
         error = squared_error(model, x, torch.floor(code / trial + 0.5) * trial)
         low, high = (middle, high) if error <= limit else (low, middle)
     steps: Tensor = unit * 2.0**low
+    return steps
+
+
+@torch.no_grad()
+def fitted_steps(model: Autoencoder, bottleneck: Bottleneck, x: Tensor, aim: Aim) -> Tensor:
+    """The bottleneck's steps, times the one factor that brings ``x`` to the aim."""
+    code = model_code(model, x)
+
+    def miss(factor: float) -> float:
+        steps = bottleneck.steps * factor
+        integers = torch.floor(code / steps + 0.5)
+        error = squared_error(model, x, integers * steps)
+        bits = bottleneck.bits(integers, integers).mean().item()
+        return aim.miss(model.spec, error, bits)
+
+    low, high = (math.log2(factor) for factor in STEP_FACTORS)
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if miss(2.0**middle) > 0 else (low, middle)
+    steps: Tensor = bottleneck.steps * 2.0**low
     return steps
 
 

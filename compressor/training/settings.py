@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ConfigError
 from ..registry import describe_config
@@ -36,8 +36,25 @@ class TrainingSettings(BaseModel):
     calibration: float = Field(
         0.1, ge=0, lt=0.5, description="share of inputs for the scores' threshold"
     )
+    rate: float | None = Field(
+        None,
+        gt=0,
+        description="lambda: what a bit may cost in distortion; the quantiser and the prior are "
+        "then trained along with f and g",
+    )
+    quality: float | None = Field(
+        None, gt=0, le=100, description="PSNR in dB at which training aims, in place of rate"
+    )
+    bits: float | None = Field(
+        None, gt=0, description="bits per pixel (vectors: number) at which it aims, likewise"
+    )
+    prior: Literal["factorised", "context"] = Field(
+        "context",
+        description="with a rate: one density a channel, or, behind the first channels, one for "
+        "each element by what is known of its neighbours",
+    )
     rounding_loss: float = Field(
-        0.5, gt=0, le=10, description="PSNR in dB that rounding the codes may cost"
+        0.5, gt=0, le=10, description="without a rate: PSNR in dB that rounding codes may cost"
     )
     weight_loss: float = Field(
         0.04, gt=0, le=10, description="PSNR in dB that rounding the weights may cost"
@@ -55,6 +72,22 @@ class TrainingSettings(BaseModel):
         "auto", description="of Lightning Fabric"
     )
     devices: int = Field(1, ge=1, description="how many of them")
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> TrainingSettings:
+        if sum(aim is not None for aim in (self.rate, self.quality, self.bits)) > 1:
+            raise ValueError("rate, quality and bits are three ways to say one thing: give one")
+        return self
+
+    @property
+    def aims(self) -> bool:
+        """Whether lambda is to be found."""
+        return self.quality is not None or self.bits is not None
+
+    @property
+    def rate_distortion(self) -> bool:
+        """Whether the bottleneck is trained along."""
+        return self.rate is not None or self.aims
 
 
 def split_settings(

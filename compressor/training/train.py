@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..bottleneck.bottleneck import Bottleneck
 from ..data.images import Pixels, Source
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
+from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import PluginEntry, file_entries, manifest_files, refuse_model_output, write_model
 from ..plugin import Autoencoder
@@ -26,12 +28,14 @@ from ..progress import Progress
 from ..registry import Found, find, load
 from ..spec import DataSpec
 from .bundle import bundle
-from .dataset import Dataset, load_dataset, pieces, split_rows
+from .dataset import Dataset, Split, load_dataset, pieces, split_rows
 from .discriminator import WithDiscriminator
-from .likelihood import LIKELIHOODS
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
-from .normalisation import Normalisation
+from .normalisation import Normalisation, example
+from .rate import first_rate
 from .settings import TrainingSettings, split_settings
+
+STARTING = 64  # inputs from which the bottleneck's first steps come
 
 
 def train(
@@ -72,6 +76,7 @@ def train(
         torch.manual_seed(seed)
         model = make_model(plugin_class, config, spec, training)
         _refuse_data(model, dataset)
+        start_bottleneck(model, dataset, split)
         _refuse_batches_of_one(model, min(training.batch_size, len(split.training)))
         budget = Budget(max_steps, max_seconds)
         with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
@@ -117,9 +122,26 @@ def train(
 def make_model(
     plugin_class: type[Autoencoder], config: Any, spec: DataSpec, training: TrainingSettings
 ) -> Autoencoder:
-    """The plugin's model, with a discriminator beside it where the settings ask for one."""
+    """The plugin's model, with the discriminator and the bottleneck that the settings ask for."""
     model = plugin_class(config, spec)
-    return WithDiscriminator(model) if training.discriminator else model
+    if training.discriminator:
+        model = WithDiscriminator(model)
+    if training.rate_distortion:
+        with torch.no_grad():
+            code = model.eval().encode(Normalisation(spec)(example(spec, 2))).mean
+        model.bottleneck = Bottleneck(
+            tuple(code.shape[1:]), training.prior, training.rate or first_rate(training)
+        )
+    return model
+
+
+@torch.no_grad()
+def start_bottleneck(model: Autoencoder, dataset: Dataset, split: Split) -> None:
+    """Gives the bottleneck, if there is one, steps that suit the untrained encoder."""
+    if model.bottleneck is not None:
+        rows = dataset.rows[split.training[:STARTING]]
+        x = Normalisation(model.spec)(torch.from_numpy(rows))
+        model.bottleneck.start(model.eval().encode(x).mean)
 
 
 def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:

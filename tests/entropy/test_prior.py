@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.entropy.prior import (
+from compressor.entropy.prior import Prior
+from compressor.entropy.tables import (
     ESCAPE_BITS,
     MAX_SYMBOLS,
     TOTAL,
-    Prior,
     learn_table,
     to_frequencies,
 )

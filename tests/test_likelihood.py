@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Laplace, Normal
 
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
-from compressor.training.likelihood import LIKELIHOODS, LikelihoodName
+from compressor.likelihood import LIKELIHOODS, LikelihoodName
 from compressor.verbs import train
 
 LEVELS = torch.arange(256) / 255  # as images are normalised

@@ -1,0 +1,78 @@
+"""What lies between f and g: nothing, Gaussian noise, or, where a rate is asked, a quantiser.
+
+J = distortion + lambda * bits (Ballé, Laparra & Simoncelli 2017): the code is divided by a step,
+given uniform noise in training and rounded in use, and costs -log2 P by a prior that is learned
+along with f and g.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..entropy.passes import plan
+from .context import Context
+from .density import Density
+
+PriorName = Literal["factorised", "context"]
+FIRST_STEP = 0.5  # of a channel's deviation, before training
+
+
+def sampled(mean: Tensor, scale: Tensor | None) -> Tensor:
+    """z: the reparameterised sample of a Gaussian code, or, without a scale, the code itself.
+
+    Kingma & Welling 2013, section 2.4: z = mean + scale * epsilon, epsilon ~ N(0, I).
+    """
+    return mean if scale is None else mean + scale * torch.randn_like(scale)
+
+
+class Bottleneck(nn.Module):
+    """Steps, noise or rounding, and the prior of codes (N, K) or (N, C, h, w)."""
+
+    log_rate: Tensor
+
+    def __init__(self, shape: tuple[int, ...], prior: PriorName, rate: float) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("log_rate", torch.tensor(math.log(rate)))
+        self.log_steps = nn.Parameter(torch.zeros(shape[0], *[1] * (len(shape) - 1)))
+        self.passes = plan(shape) if prior == "context" else []
+        self.density = Density(self.passes[0].stop if self.passes else shape[0])
+        self.context = Context(self.passes[1:], spatial=len(shape) == 3) if self.passes else None
+
+    @property
+    def rate(self) -> Tensor:
+        """lambda: what a bit may cost in distortion."""
+        return self.log_rate.exp()
+
+    @property
+    def steps(self) -> Tensor:
+        """One a channel or element, shaped to multiply a code."""
+        return self.log_steps.exp()
+
+    def start(self, code: Tensor) -> None:
+        """Takes steps from codes of the untrained encoder."""
+        deviation = code.transpose(0, 1).flatten(1).std(1, correction=0)
+        with torch.no_grad():
+            self.log_steps.copy_(
+                (FIRST_STEP * deviation).clamp_min(1e-4).log().reshape(self.log_steps.shape)
+            )
+
+    def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        """(z like code, bits (N,)); noise from torch's global generator in training."""
+        scaled = code / self.steps
+        rounded = torch.floor(scaled + 0.5)
+        integers = scaled + torch.rand_like(scaled) - 0.5 if training else rounded
+        if training and self.context is not None:  # known integers are integers
+            rounded = scaled + (rounded - scaled).detach()
+        return integers * self.steps, self.bits(integers, rounded)
+
+    def bits(self, integers: Tensor, known: Tensor) -> Tensor:
+        """-log2 P(integers), (N,), ``known`` being what the context sees of them."""
+        if self.context is None:
+            return self.density.bits(integers).flatten(1).sum(1)
+        bits = self.density.bits(self.passes[0].of(integers)).flatten(1).sum(1)
+        return bits + self.context.bits(integers, known)

@@ -1,0 +1,51 @@
+"""One flexible density a channel: what a code's integers cost before anything is known of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIZES = (1, 3, 3, 3, 1)
+INITIAL_SCALE = 10.0  # of the range that has most of the mass at first
+LEAST = 1e-9  # of a probability: its gradient would vanish
+
+
+class Density(nn.Module):
+    """P(z) = c(z + 1/2) - c(z - 1/2), c a monotone network with its own weights for each channel.
+
+    Ballé et al. 2018, appendix 6.1: c = sigmoid(f_4(...f_1(z))), f_k(v) = g_k(softplus(H_k) v + b),
+    g_k(v) = v + tanh(a_k) tanh(v).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        scale = INITIAL_SCALE ** (1 / (len(SIZES) - 1))
+        self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
+        for inputs, outputs in pairwise(SIZES):
+            initial = torch.expm1(torch.tensor(1 / scale / outputs)).log()
+            self.matrices.append(nn.Parameter(initial.expand(channels, outputs, inputs).clone()))
+            self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
+            self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
+
+    def bits(self, z: Tensor) -> Tensor:
+        """-log2 P of each element of z: (N, C) or (N, C, h, w)."""
+        values = z.transpose(0, 1).flatten(1).unsqueeze(1)
+        lower, upper = self._logits(values - 0.5), self._logits(values + 0.5)
+        # Where both are large their sigmoids are equal: from the other side they are not.
+        sign = -torch.sign(lower + upper).detach()
+        p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
+        bits = -torch.log2(p.clamp_min(LEAST)).squeeze(1)
+        return bits.reshape(z.transpose(0, 1).shape).transpose(0, 1)
+
+    def _logits(self, v: Tensor) -> Tensor:
+        last = len(self.matrices) - 1
+        for number, (matrix, bias, factor) in enumerate(
+            zip(self.matrices, self.biases, self.factors, strict=True)
+        ):
+            v = F.softplus(matrix) @ v + bias
+            if number < last:
+                v = v + torch.tanh(factor) * torch.tanh(v)
+        return v

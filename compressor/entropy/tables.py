@@ -1,0 +1,189 @@
+"""Integer probability tables: how often each of some consecutive integers comes, of 2**16.
+
+One symbol more, the last, is ESCAPE: it says that another integer follows in full, so that no
+integer is impossible and none is ever clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import constriction
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[np.int32]
+Integers = npt.NDArray[np.int64]
+
+TOTAL = 1 << 16  # the frequencies of a table sum to this
+ESCAPE_BITS = 32  # an escaped integer in full
+MAX_SYMBOLS = 4096  # of one table, ESCAPE included
+INT32 = np.iinfo(np.int32)
+
+
+class Table(NamedTuple):
+    """``frequencies[i]`` belongs to the integer ``low + i``, the last one to ESCAPE."""
+
+    low: int
+    frequencies: Integers
+
+
+class Stage(NamedTuple):
+    """Elements of codes that are coded together, by what is known of those before them.
+
+    values: a view of K elements of N codes, (N, ...). tables: the number of each one's table, (K,)
+    or, where it differs between codes, (K, N). shift: what is subtracted first, 0 or (K, N).
+    """
+
+    values: Codes
+    tables: Integers
+    shift: Codes | int
+
+    @property
+    def columns(self) -> Codes:
+        """The values, (K, N)."""
+        return self.values.reshape(len(self.values), len(self.tables)).T
+
+    @property
+    def table_columns(self) -> Integers:
+        """The tables' numbers, (K, 1) or (K, N)."""
+        return self.tables if self.tables.ndim == 2 else self.tables[:, None]
+
+
+class Tables:
+    """Some tables; what a prior codes with. A prior says in ``stages`` which are used where."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = tables
+        self.lows = np.array([table.low for table in tables], np.int32)
+        self.sizes = np.array([len(table.frequencies) for table in tables], np.int32)
+
+    def stages(self, codes: Codes) -> Iterator[Stage]:
+        """The stages of codes (N, *shape), in order.
+
+        A stage depends on the elements of earlier ones alone: a decoder fills in ``values`` before
+        it asks for the next. Raises ModelError if there are no tables for ``shape``.
+        """
+        raise NotImplementedError
+
+    def symbols(self, stage: Stage) -> Codes:
+        """The symbols of a stage's values, int32 (K, N)."""
+        tables = stage.table_columns
+        # Differences wrap modulo 2**32: whatever is not in the table's range ends above it.
+        distance = (stage.columns - stage.shift - self.lows[tables]).view(np.uint32)
+        escape = (self.sizes[tables] - 1).astype(np.uint32)
+        return np.ascontiguousarray(np.minimum(distance, escape)).view(np.int32)
+
+    def escaped(self, stage: Stage, symbols: Codes) -> npt.NDArray[np.bool_]:
+        """Which of the symbols are ESCAPE."""
+        escaped: npt.NDArray[np.bool_] = symbols == self.sizes[stage.table_columns] - 1
+        return escaped
+
+    def ideal_bits(self, codes: Codes) -> float:
+        """The sum of -log2 p over codes (N, *shape), escaped integers in full included."""
+        first, bits = self._bits_of_symbols
+        counts = np.zeros(len(bits), np.int64)
+        for stage in self.stages(codes):
+            tables = stage.table_columns
+            symbols = self.symbols(stage)
+            rows = max(1, (1 << 20) // max(1, len(codes)))  # bounds memory
+            for at in range(0, len(tables), rows):
+                places = first[tables[at : at + rows]] + symbols[at : at + rows]
+                counts += np.bincount(places.ravel(), minlength=len(bits))
+        return float(counts @ bits)
+
+    def escapes(self, codes: Codes) -> int:
+        """How many elements of codes (N, *shape) lie outside the range of their table."""
+        return sum(
+            int(np.count_nonzero(self.escaped(stage, self.symbols(stage))))
+            for stage in self.stages(codes)
+        )
+
+    @cached_property
+    def _bits_of_symbols(self) -> tuple[Codes, npt.NDArray[np.float64]]:
+        """Where each table starts in an array of the bits of all symbols of all tables."""
+        ends = np.cumsum(self.sizes, dtype=np.int64)
+        bits = -np.log2(np.concatenate([table.frequencies for table in self.tables]) / TOTAL)
+        bits[ends - 1] += ESCAPE_BITS
+        return (ends - self.sizes).astype(np.int32), bits
+
+    @cached_property
+    def entropy_models(self) -> list[Any]:
+        """constriction's form of each table.
+
+        With weights frequency * 2**8 - 1 its free weight is an integer and its scale exactly 1:
+        its cumulative table of total 2**24 is then 2**8 times that of the frequencies.
+        """
+        return [
+            constriction.stream.model.Categorical(table.frequencies * 256.0 - 1.0, perfect=False)
+            for table in self.tables
+        ]
+
+
+def learn_table(values: Codes) -> Table:
+    """The table for ``values``, int32 (N,)."""
+    return table_of_counts(*np.unique(values.astype(np.int64), return_counts=True))
+
+
+def table_of_counts(values: Integers, counts: npt.NDArray[Any]) -> Table:
+    """The table for distinct, ascending values (n,) and how often each came: of some ranges, the
+    one whose code is the shortest.
+
+    Tried are ranges without 0, 1, 2, 4, 8... of the outermost occurrences: a wide range spends
+    probability on integers that never come, a narrow one on escapes.
+    """
+    total = int(np.cumsum(counts)[-1])  # as below: floating-point sums depend on their order
+    candidates = []
+    for left_out in [0, *(1 << power for power in range((total - 1).bit_length())), total - 1]:
+        low, high = _narrowest_range(values, counts, total - left_out)
+        if high - low + 2 <= MAX_SYMBOLS:
+            table, bits = _table_of_range(values, counts, low, high)
+            candidates.append((bits, table))
+    return min(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _narrowest_range(values: Integers, counts: npt.NDArray[Any], kept: float) -> tuple[int, int]:
+    """The narrowest range with ``kept`` of the occurrences, and one integer more on each side:
+    what lies just outside is the likeliest to come."""
+    upto = np.cumsum(counts)
+    before = upto - counts
+    last = np.searchsorted(upto, before + kept)
+    possible = np.flatnonzero(last < len(values))
+    best = possible[np.argmin(values[last[possible]] - values[possible])]
+    low, high = int(values[best]) - 1, int(values[last[best]]) + 1
+    return max(low, INT32.min), min(high, INT32.max)
+
+
+def _table_of_range(
+    values: Integers, counts: npt.NDArray[Any], low: int, high: int
+) -> tuple[Table, float]:
+    """The table that covers low..high, and the bits of all values under it."""
+    first, last = np.searchsorted(values, [low, high + 1])
+    symbols = np.zeros(high - low + 2)
+    symbols[values[first:last] - low] = counts[first:last]
+    symbols[-1] = counts.sum() - symbols.sum()
+    table = Table(low, to_frequencies(symbols))
+    bits = -np.log2(table.frequencies / TOTAL)
+    bits[-1] += ESCAPE_BITS
+    return table, float(symbols @ bits)
+
+
+def to_frequencies(counts: npt.NDArray[Any]) -> Integers:
+    """Frequencies >= 1 that sum to 2**16, from how often each symbol came, (n,).
+
+    Counts are smoothed by 1/2 (Krichevsky & Trofimov 1981). Frequencies keep 4 significant bits:
+    that takes a third off the stored tables and adds about 0.0003 bits to a symbol.
+    """
+    share = (counts + 0.5) / (counts + 0.5).sum()
+    target = 1 + share * (TOTAL - len(counts))
+    step = np.int64(1) << np.maximum(np.frexp(target)[1].astype(np.int64) - 4, 0)
+    frequencies: Integers = np.floor(target / step).astype(np.int64) * step
+    # What rounding down left goes where it saves the most bits for each unit of frequency.
+    gain = share * np.log1p(step / frequencies) / step
+    order = np.argsort(-gain, kind="stable")
+    raised = order[np.cumsum(step[order]) <= TOTAL - frequencies.sum()]
+    frequencies[raised] += step[raised]
+    frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
+    return frequencies

@@ -1,0 +1,62 @@
+"""The search for lambda, the rate at which a training ends with the PSNR or the bits asked for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..plugin import Autoencoder, Pass
+from ..spec import DataSpec, ImageSpec
+from .settings import TrainingSettings
+
+INTERVAL = 25  # steps between two looks
+GAIN = 0.1  # of ln lambda, for a decibel or for a tenth of the bits
+LARGEST_MOVE = 0.3  # of ln lambda
+FARTHEST = math.log(100)  # of ln lambda from where it began: no network reaches every aim
+WAITED = 0.05  # of a training, before the network has learned enough to tell
+
+
+def first_rate(settings: TrainingSettings) -> float:
+    """Where the search begins.
+
+    Where an element's distortion D falls as 2^(-2 R), its slope is 2 ln 2 D a bit; images spend
+    bits on few of their elements, which makes it steeper.
+    """
+    return 4 * 10 ** (-settings.quality / 10) if settings.quality is not None else 0.01
+
+
+def places(spec: DataSpec) -> int:
+    """Pixels of an image, or numbers of a vector."""
+    return spec.elements // (spec.channels if isinstance(spec, ImageSpec) else 1)
+
+
+class Aim:
+    """What a training is to end with; ``miss`` says how far it is from there."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+
+    @torch.no_grad()
+    def move(self, model: Autoencoder, x: Tensor) -> None:
+        """Moves lambda by what ``x`` takes; ``model`` is in eval mode, and was not trained on x."""
+        bottleneck = model.bottleneck
+        assert bottleneck is not None
+        passed = Pass(model, x, training=False)
+        assert passed.bits is not None
+        error = (passed.pixels - x).square().mean().item()
+        change = GAIN * self.miss(model.spec, error, passed.bits.mean().item())
+        start = math.log(first_rate(self.settings))
+        moved = bottleneck.log_rate.item() + max(-LARGEST_MOVE, min(LARGEST_MOVE, change))
+        bottleneck.log_rate.fill_(max(start - FARTHEST, min(start + FARTHEST, moved)))
+
+    def miss(self, spec: DataSpec, error: float, bits: float) -> float:
+        """Above 0 where the quality, or the rate, is higher than asked.
+
+        error: the mean square; bits: of an input. In decibels, or in tenths of the bits.
+        """
+        if self.settings.quality is not None:
+            return -10 * math.log10(max(error, 1e-12)) - self.settings.quality
+        assert self.settings.bits is not None
+        return 10 * math.log(max(bits, 1e-3) / places(spec) / self.settings.bits)
