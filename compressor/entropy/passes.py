@@ -49,24 +49,19 @@ class Pass(NamedTuple):
 def plan(shape: tuple[int, ...]) -> list[Pass]:
     """The passes of codes (K,) or (C, h, w).
 
-    Each group of channels is as large as all before it. Positions come in four steps: the corners
-    of 2 x 2 squares, the opposite ones, then the other two.
+    Each group of channels is as large as all before it, and comes at once: but the first, of which
+    nothing is known, comes in four steps, at the corners of 2 x 2 squares, the opposite ones, then
+    the other two.
     """
     groups: list[tuple[int, int]] = []
     stop = shape[0]
     while stop > 1 and len(groups) < MAX_GROUPS - 1:
         groups.append((stop // 2, stop))
         stop //= 2
-    groups = [(0, stop), *groups[::-1]]
+    later = [Pass(start, stop, 0, 0, 1) for start, stop in reversed(groups)]
     if len(shape) == 1:
-        return [Pass(start, stop, 0, 0, 1) for start, stop in groups]
-    import os
-
-    if os.environ.get("PLAN") == "b":
-        return [Pass(*groups[0], *square, 2) for square in SQUARES] + [
-            Pass(*g, 0, 0, 1) for g in groups[1:]
-        ]
-    return [Pass(*group, *square, 2) for group in groups for square in SQUARES]
+        return [Pass(0, stop, 0, 0, 1), *later]
+    return [*(Pass(0, stop, *square, 2) for square in SQUARES), *later]
 
 
 def location_and_level(answer: Any) -> tuple[Any, Any]:
