@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from ..anomaly.calibration import calibration_scores
 from ..engine.engine import Engine
+from ..engine.tiles import padded
 from ..entropy.prior import Prior
 from ..export.graphs import export_graphs, score_names
+from ..export.halo import measure_halo
 from ..export.parity import BATCHES, check_parity
 from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
@@ -48,12 +51,12 @@ def bundle(
     """A model's files, and its manifest but for their hashes."""
     torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
     held_out = split.validation if len(split.validation) else split.training
-    normalisation = Normalisation(model.spec)
     probed = max(8, min(1024, PROBE_ELEMENTS // model.spec.elements))
     # From all over the data, which may be in order; shuffled, since some look at the first alone.
     spread = held_out[np.linspace(0, len(held_out) - 1, min(probed, len(held_out))).astype(int)]
     spread = np.random.default_rng(facts["seed"]).permutation(spread)
-    probe = normalisation(torch.from_numpy(dataset.rows[spread]))
+    rows = padded(dataset.rows[spread], model.stride)
+    probe = Normalisation(model.spec)(torch.from_numpy(rows))
     weight_bits = round_weights(model, probe, training.weight_loss)
     steps = choose_steps(model, probe, training.rounding_loss)
     files = {
@@ -61,9 +64,11 @@ def bundle(
         for name, graph in export_graphs(model, steps).items()
     }
     graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
-    parity = check_parity(model, steps, graphs, dataset.rows[spread[: sum(BATCHES)]])
+    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)])
 
-    engine = Engine(files.__getitem__, "cpu")
+    shape = tuple(model.encode(probe[:1]).mean.shape[1:])
+    code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
+    engine = Engine(_Unsaved(files, code), "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
     if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
         log.warning(
@@ -77,7 +82,7 @@ def bundle(
     scores = calibration_scores(engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
-    files["golden.npz"] = _golden(engine, model, dataset.rows[spread[:GOLDEN]], probe)
+    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe)
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
         {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
@@ -85,8 +90,8 @@ def bundle(
     manifest = ModelManifest(
         plugin=plugin,
         config=model.config.model_dump(mode="json"),
-        data=model.spec.model_copy(update={"stride": model.stride}),
-        code=CodeSpec(shape=tuple(codes.shape[1:]), stride=model.stride),
+        data=_as_given(model, dataset),
+        code=code,
         scores=score_names(model),
         generative=model.generative,
         training={
@@ -106,6 +111,25 @@ def bundle(
     )
     files["MODEL_CARD.md"] = model_card(manifest).encode()
     return files, manifest
+
+
+@dataclass(frozen=True)
+class _Unsaved:
+    """What an engine needs of a model that is not on disk yet."""
+
+    files: Mapping[str, bytes]
+    code: CodeSpec
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+
+def _as_given(model: Autoencoder, dataset: Dataset) -> DataSpec:
+    """The model's DataSpec with its stride, and with the size that images have before padding."""
+    if not isinstance(model.spec, ImageSpec):
+        return model.spec
+    height, width, _ = dataset.shape
+    return model.spec.model_copy(update={"height": height, "width": width, "stride": model.stride})
 
 
 @torch.no_grad()

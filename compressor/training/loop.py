@@ -21,6 +21,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from ..data.images import Rows
+from ..engine.tiles import padded
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
 from ..plugin import Autoencoder, Pass, Phase, Player
@@ -186,7 +188,7 @@ class Loop:
         seconds: float | None,
     ) -> float:
         indices = self.order.batch(self.state.step)[fabric.global_rank :: fabric.world_size]
-        x = self._to_device(fabric, indices)
+        x = self._to_device(fabric, self.data.drawn(indices, self.seed, self.state.step))
         torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
         factor = self._schedule(self._progress(steps, seconds))
         total, pairs = 0.0, list(zip(phase.players, optimisers, strict=True))
@@ -218,8 +220,9 @@ class Loop:
             )
         optimiser.step()
 
-    def _to_device(self, fabric: Fabric, indices: Any) -> Tensor:
-        x: Tensor = self.normalisation(torch.from_numpy(self.data.rows[indices]).to(fabric.device))
+    def _to_device(self, fabric: Fabric, rows: Rows) -> Tensor:
+        rows = padded(rows, self.model.stride)
+        x: Tensor = self.normalisation(torch.from_numpy(rows).to(fabric.device))
         return x
 
     def _evaluate(
@@ -257,7 +260,9 @@ class Loop:
         """The mean of ``loss`` over the validation split, with the same noise at every call."""
         torch.manual_seed(self.seed)
         parts = pieces(self.split.validation, self.model.spec)
-        total = sum(loss(self._to_device(fabric, part)) * len(part) for part in parts)
+        total = sum(
+            loss(self._to_device(fabric, self.data.rows[part])) * len(part) for part in parts
+        )
         return total / len(self.split.validation)
 
     def _set_modes(self, phase: Phase, evaluates: bool = False) -> None:

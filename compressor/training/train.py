@@ -24,7 +24,7 @@ from ..model import PluginEntry, file_entries, manifest_files, refuse_model_outp
 from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
-from ..spec import DataSpec
+from ..spec import DataSpec, ImageSpec
 from .bundle import bundle
 from .dataset import Dataset, load_dataset, pieces, split_rows
 from .discriminator import WithDiscriminator
@@ -65,7 +65,7 @@ def train(
     source = open_source(data)
     job = _job(found, source, config.model_dump(mode="json"), training, seed)
     with _training_folder(output, job, resume, force) as folder:
-        dataset = load_dataset(source, folder)
+        dataset = load_dataset(source, folder, training.crop)
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
         split = split_rows(dataset.count, training.validation, training.calibration, seed)
         spec = dataset.spec(split.training, training.standardise)
@@ -117,8 +117,13 @@ def train(
 def make_model(
     plugin_class: type[Autoencoder], config: Any, spec: DataSpec, training: TrainingSettings
 ) -> Autoencoder:
-    """The plugin's model, with a discriminator beside it where the settings ask for one."""
+    """The plugin's model, with a discriminator beside it where the settings ask for one.
+
+    Its spec has the size that images have once they are padded for its stride.
+    """
     model = plugin_class(config, spec)
+    if isinstance(spec, ImageSpec) and model.stride and spec.padded(model.stride) != spec:
+        model = plugin_class(config, spec.padded(model.stride))
     return WithDiscriminator(model) if training.discriminator else model
 
 

@@ -93,7 +93,7 @@ def test_scores_are_the_engines_and_p_values_those_of_the_calibration(
     summary = score(strange, model, tmp_path / "r.parquet", fpr=0.03)
     rows, opened = rows_of(tmp_path / "r.parquet"), Model.open(model)
     assert names_of(rows) == [f"{number:05d}" for number in range(400)]
-    expected = Engine(opened.read).score(strange)["l2"].astype(np.float64)
+    expected = Engine(opened).score(strange)["l2"].astype(np.float64)
     assert scores_of(rows) == expected.tolist()
     calibration = opened.calibration("l2")
     p = p_values(calibration, expected)
@@ -107,7 +107,7 @@ def test_l2_is_the_mean_squared_error_of_the_reconstruction(
 ) -> None:
     """Up to rounding, of codes and of pixels: the score itself sees neither."""
     score(clothes[:200], model, tmp_path / "r.parquet", fpr=0.05)
-    engine = Engine(Model.open(model).read)
+    engine = Engine(Model.open(model))
     rebuilt = engine.decode(engine.encode(clothes[:200]), 28, 28)
     errors = np.square(clothes[:200] / 255 - rebuilt / 255).mean(axis=(1, 2, 3))
     scores = np.array(scores_of(rows_of(tmp_path / "r.parquet")))
