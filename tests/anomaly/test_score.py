@@ -45,12 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clothes: Pixels, letters: P
     folder = tmp_path_factory.mktemp("images")
     for number in range(30):
         image = (letters if number % 5 == 0 else clothes)[number, :, :, 0]
-        height, width = [(28, 28), (24, 28), (28, 20)][number % 3]
+        height, width = [(28, 28), (23, 28), (28, 21)][number % 3]
         path = folder / f"batch {number % 4}" / f"{number:02d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image[:height, :width]).save(path)
     (folder / "batch 1" / "00 broken.png").write_bytes(b"no image")
-    Image.fromarray(clothes[0, :27, :, 0]).save(folder / "batch 2" / "odd.png")
+    Image.fromarray(clothes[0].repeat(3, axis=2)).save(folder / "batch 2" / "odd.png")
     return folder
 
 
@@ -67,7 +67,7 @@ def test_order_and_names_are_kept_and_unreadable_images_are_rows_with_a_reason(
     failed = {row["path"]: row["error"] for row in rows if row["error"]}
     assert list(failed) == ["batch 1/00 broken.png", "batch 2/odd.png"]
     assert "is damaged" in failed["batch 1/00 broken.png"]
-    assert "27x28" in failed["batch 2/odd.png"]
+    assert "has 3 channels" in failed["batch 2/odd.png"]
     for row in rows:
         unknown = [row[column] is None for column in ("score", "p_value", "is_anomaly")]
         assert set(unknown) == {row["path"] in failed}
