@@ -120,7 +120,7 @@ class Bench:
 
 def auroc(path: Path, score: str, strange: Images, normal: Images) -> float:
     """How often a strange image scores above a normal one (ties count a half)."""
-    engine = Engine(Model.open(path).read, "cpu")
+    engine = Engine(Model.open(path), "cpu")
     ours, theirs = engine.score(strange)[score], engine.score(normal)[score]
     return float(mannwhitneyu(ours, theirs).statistic / (len(ours) * len(theirs)))
 

@@ -101,7 +101,7 @@ def line(name: str, values: list[float], form: str) -> str:
 def codes_of(model: Model, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     from compressor.engine.engine import Engine
 
-    return Engine(model.read, "cpu").encode(images)
+    return Engine(model, "cpu").encode(images)
 
 
 def batches(model: Model, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

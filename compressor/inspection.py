@@ -78,7 +78,7 @@ def _verify_golden(model: Any) -> list[str]:
     from .engine.engine import Engine
     from .spec import size_of
 
-    golden, engine = model.golden(), Engine(model.read, "cpu")
+    golden, engine = model.golden(), Engine(model, "cpu")
     spec = model.spec
     pixels = golden[spec.kind]
     codes = engine.encode(pixels)

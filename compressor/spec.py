@@ -6,9 +6,16 @@ input and the decoder's output.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import UnreadableImage
 
@@ -17,8 +24,8 @@ class ImageSpec(BaseModel):
     """The images a model takes: uint8, (height, width, channels).
 
     ``height`` and ``width`` are the size it was trained on. A fully convolutional model has a
-    ``stride`` and takes any size that the stride divides; for others ``stride`` is None and the
-    size is fixed.
+    ``stride`` and takes any size; its graphs take multiples of the stride, to which images are
+    padded on their way in. For others ``stride`` is None and the size is fixed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,21 +55,26 @@ class ImageSpec(BaseModel):
         """The shape of an image of a size."""
         return height, width, self.channels
 
+    def padded(self, stride: int) -> ImageSpec:
+        """The same with sizes that the stride divides, up to which images are padded."""
+        size = {
+            "height": -(-self.height // stride) * stride,
+            "width": -(-self.width // stride) * stride,
+        }
+        return self.model_copy(update=size)
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises UnreadableImage, with the reason alone, unless an input of ``shape`` fits."""
         if len(shape) != 3:
             raise UnreadableImage("is a vector, the model takes images")
         height, width, channels = shape
+        if not height or not width:
+            raise UnreadableImage(f"is {height}x{width}: it has no pixels")
         if channels != self.channels:
             raise UnreadableImage(f"has {channels} channels, the model takes {self.channels}")
-        if self.stride is None:
-            if (height, width) != (self.height, self.width):
-                raise UnreadableImage(
-                    f"is {height}x{width}, the model takes {self.height}x{self.width} only"
-                )
-        elif height % self.stride or width % self.stride:
+        if self.stride is None and (height, width) != (self.height, self.width):
             raise UnreadableImage(
-                f"is {height}x{width}, the model takes sizes divisible by {self.stride}"
+                f"is {height}x{width}, the model takes {self.height}x{self.width} only"
             )
 
 
@@ -132,16 +144,25 @@ DataSpec = Annotated[ImageSpec | VectorSpec, Field(discriminator="kind")]
 class CodeSpec(BaseModel):
     """The code of one input: integers of ``shape``, (K,) or (channels, height, width).
 
-    ``shape`` belongs to an image of the size trained on; ``stride`` is DataSpec's.
+    ``shape`` belongs to an image of the size trained on; ``stride`` is DataSpec's. ``halo``: how
+    many code elements away, up and down or left and right, anything in an image can still change
+    a code element, or a code element a pixel; None where that is not known, or everywhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: tuple[int, ...] = Field(min_length=1, max_length=3)
     stride: int | None = Field(default=None, ge=1)
+    halo: int | None = Field(default=None, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_unknown_halo(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models from before there were halos, and their digests, stay as they are."""
+        told: dict[str, Any] = serialise(self)
+        return told if self.halo is not None else {k: v for k, v in told.items() if k != "halo"}
 
     def shape_for(self, height: int, width: int) -> tuple[int, ...]:
         """The shape of the code of an image of height x width pixels, in integers alone."""
         if self.stride is None:
             return self.shape
-        return self.shape[0], height // self.stride, width // self.stride
+        return self.shape[0], -(-height // self.stride), -(-width // self.stride)

@@ -133,7 +133,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, clothes: Pixels, dense_mod
 @pytest.fixture(scope="module")
 def rebuilt(dense_model: Path, clothes: Pixels) -> dict[str, Pixels]:
     """What decompressing the archive gives."""
-    engine = Engine(Model.open(dense_model).read)
+    engine = Engine(Model.open(dense_model))
     pixels = engine.decode(engine.encode(clothes[:200]), 28, 28)
     return {f"{number:05d}": image for number, image in enumerate(pixels)}
 
@@ -214,7 +214,7 @@ def test_corrupt_images_are_skipped_and_named(
 
     readable = [f"{number:02d}.png" for number in range(20) if number not in (5, 11)]
     expected = clothes[[number for number in range(20) if number not in (5, 11)]]
-    engine = Engine(Model.open(dense_model).read)
+    engine = Engine(Model.open(dense_model))
     if verb == "compress":
         assert run("decompress", output, "-o", tmp_path / "out.parquet").code == 0
         pixels = engine.decode(engine.encode(expected), 28, 28)
@@ -301,7 +301,7 @@ def test_training_on_images_of_several_shapes_names_two(
 def test_training_that_fails_before_its_first_step_can_be_repeated(
     tmp_path: Path, data: Path, quick_end: None
 ) -> None:
-    arguments = ("train", "undercomplete", data, "-o", tmp_path / "m", "--max-steps", "1")
+    arguments = ("train", "gan", data, "-o", tmp_path / "m", "--max-steps", "2")
     ran = run(*arguments, "--set", "hidden=[4, 4, 4]")
     assert ran.code == 2 and "is not divisible by 8" in ran.error
     assert run(*arguments, "--set", "hidden=[4]").code == 0
@@ -415,7 +415,7 @@ def test_a_name_in_an_archive_never_leads_out_of_the_output(
     dense_model: Path, clothes: Pixels, tmp_path: Path
 ) -> None:
     model = Model.open(dense_model)
-    codes = Engine(model.read).encode(clothes[:2])
+    codes = Engine(model).encode(clothes[:2])
     images = CodedImages(["shirt.png", "../evil.png"], [CodeGroup(np.arange(2), 28, 28, codes)], {})
     with ArchiveWriter(tmp_path / "a", model, {"source": "hostile"}) as writer:
         writer.add(pack_images(images, model.prior))

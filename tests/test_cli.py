@@ -294,7 +294,7 @@ def test_images_of_several_sizes_come_back_under_their_names(
     assert run("verify", tmp_path / "a").code == 0
     assert run("decompress", tmp_path / "a", "-o", tmp_path / "out").code == 0
     assert len(list((tmp_path / "out").rglob("*.png"))) == 30
-    engine = Engine(Model.open(model).read)
+    engine = Engine(Model.open(model))
     for name, pixels in cut.items():
         expected = engine.decode(engine.encode(pixels), *pixels.shape[1:3])
         with Image.open(tmp_path / "out" / name) as image:

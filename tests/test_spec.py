@@ -51,7 +51,8 @@ def test_a_spec_of_vectors_that_contradicts_itself_is_refused(change: dict[str, 
         (IMAGES, (144,), "is a vector, the model takes images"),
         (IMAGES, (8, 6, 1), "has 1 channels, the model takes 3"),
         (IMAGES, (6, 8, 3), "is 6x8, the model takes 8x6 only"),
-        (IMAGES.model_copy(update={"stride": 4}), (8, 6, 3), "sizes divisible by 4"),
+        (IMAGES.model_copy(update={"stride": 4}), (0, 6, 3), "is 0x6: it has no pixels"),
+        (IMAGES.model_copy(update={"stride": 4}), (7, 0, 3), "is 7x0: it has no pixels"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(

@@ -96,7 +96,7 @@ def archive(vector_model: Path, data: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def rebuilt(vector_model: Path, tumours: Tumours) -> Values:
     """What the model makes of them: g(f(x)), (569, 31)."""
-    engine = Engine(Model.open(vector_model).read)
+    engine = Engine(Model.open(vector_model))
     found: Values = engine.decode(engine.encode(tumours.values), 1, 31)
     return found
 

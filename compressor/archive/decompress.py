@@ -56,7 +56,7 @@ def decompress(
     if output.suffix in (".npy", ".parquet", ".csv"):
         refuse_existing(output, force)
     opened = Archive.open(archive, None if model is None else Model.open(model))
-    engine = Engine(opened.model.read, device)
+    engine = Engine(opened.model, device)
     log.info("device: %s (%s)", engine.device.name, engine.device.reason)
 
     def work(segment: Segment) -> Decoded:

@@ -1,18 +1,20 @@
-"""The engine: a model's graphs in ONNX Runtime, in batches of constant size."""
+"""The engine: a model's graphs in ONNX Runtime, in batches and tiles of constant size."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from ..data.images import Rows
-from ..spec import size_of
+from ..spec import CodeSpec, size_of
 from .providers import Device, choose_device
+from .tiles import padded, tiles
 
 Codes = npt.NDArray[np.int32]
 PIXELS_PER_BATCH = 2**16  # 64 images of 28x28: larger batches fall out of the caches
@@ -26,17 +28,32 @@ def batch_size(height: int, width: int) -> int:
     return min(MAX_BATCH, 1 << (fitting.bit_length() - 1))
 
 
+class Graphs(Protocol):
+    """What an engine needs of a model: ``Model`` is one.
+
+    code: the shape of codes, the stride and the halo; read: gives the bytes of ``encoder.onnx`` and
+    so on.
+    """
+
+    @property
+    def code(self) -> CodeSpec: ...
+
+    def read(self, name: str) -> bytes: ...
+
+
 class Engine:
     """Runs a model's encoder, decoder and scorer; sessions are made when first needed.
 
-    ``read`` gives the bytes of ``encoder.onnx`` and so on: ``Model.read``, for one.
-
     All calls may come from several threads. A batch shorter than the constant size is padded with
     zeros, so an image's answer does not depend on the images beside it, and shapes never change.
+
+    Where the model has a stride, images may have any size from 1x1 on: the graphs see the last row
+    and column repeated up to a multiple of the stride, and what comes out is cropped. Images of
+    more than MAX_PIXELS go through in tiles if the model's halo is known.
     """
 
-    def __init__(self, read: Callable[[str], bytes], device: str | Device = "auto") -> None:
-        self._read = read
+    def __init__(self, model: Graphs, device: str | Device = "auto") -> None:
+        self._model = model
         self.device = device if isinstance(device, Device) else choose_device(device)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
@@ -44,7 +61,16 @@ class Engine:
 
     def encode(self, pixels: Rows) -> Codes:
         """uint8 images (N, H, W, C) or float32 vectors (N, D) -> codes int32 (N, *code_shape)."""
-        codes: Codes = self._run("encoder", pixels, size_of(pixels.shape[1:]))["code"]
+        code = self._model.code
+        size = size_of(pixels.shape[1:])
+        if code.stride is None:
+            return self._codes(pixels)
+        pixels, parts = padded(pixels, code.stride), tiles(code, *size)
+        if len(parts) == 1:
+            return self._codes(pixels)
+        codes = np.empty((len(pixels), *code.shape_for(*size)), np.int32)
+        for tile in parts:
+            codes[tile.own.codes] = self._codes(pixels[tile.window.pixels])[tile.within.codes]
         return codes
 
     def decode(self, codes: Codes, height: int, width: int) -> Rows:
@@ -52,25 +78,73 @@ class Engine:
 
         Vectors have height 1 and width D, and come as float32 (N, D).
         """
-        decoded: list[Rows] = list(self._run("decoder", codes, (height, width)).values())
-        return decoded[0]
+        stride = self._model.code.stride
+        if stride is None:
+            return self._decoded(codes, height, width)
+        parts = tiles(self._model.code, height, width)
+        if len(parts) == 1:
+            return self._decoded(codes, *parts[0].window.size)[:, :height, :width]
+        pixels: Rows | None = None
+        for tile in parts:
+            part = self._decoded(codes[tile.window.codes], *tile.window.size)
+            if pixels is None:
+                pixels = np.empty((len(codes), height, width, part.shape[3]), part.dtype)
+            own = pixels[tile.own.pixels]  # shorter than the tile's, where that was padding
+            own[:] = part[tile.within.pixels][:, : own.shape[1], : own.shape[2]]
+        assert pixels is not None
+        return pixels
 
     def score(self, pixels: Rows) -> dict[str, npt.NDArray[np.float32]]:
         """Images or vectors -> each score (N,), and error_map (N, H, W) or (N, D); float32, raw.
 
+        l2 is the mean over an image's own pixels. Other scores see its padding, too, and of an
+        image in tiles they are the mean of the tiles' scores, weighted by the pixels kept of each.
         A vector so far out that the network's numbers overflow has the score infinity.
         """
-        answers = self._run("scorer", pixels, size_of(pixels.shape[1:]))
+        if self._model.code.stride is None:
+            answers = self._run("scorer", pixels, size_of(pixels.shape[1:]))
+        else:
+            answers = self._score_any_size(pixels, self._model.code.stride)
         for name, scores in answers.items():
             if name != "error_map" and np.isnan(scores).any():  # infinity - infinity on the way
                 answers[name] = np.where(np.isnan(scores), np.float32(np.inf), scores)
         return answers
 
+    def _score_any_size(self, pixels: Rows, stride: int) -> dict[str, Any]:
+        count, height, width, _ = pixels.shape
+        given, pixels = pixels, padded(pixels, stride)
+        parts = tiles(self._model.code, height, width)
+        if len(parts) == 1:
+            answers = self._run("scorer", pixels, parts[0].window.size)
+            if pixels is given:
+                return answers
+            error_map = answers["error_map"]
+        else:
+            error_map, answers = np.empty(pixels.shape[:3], np.float32), {}
+            for tile in parts:
+                told = self._run("scorer", pixels[tile.window.pixels], tile.window.size)
+                error_map[tile.own.pixels] = told.pop("error_map")[tile.within.pixels]
+                share = math.prod(tile.own.size) / math.prod(pixels.shape[1:3])
+                for name, scores in told.items():
+                    answers[name] = answers.get(name, np.zeros(count)) + share * scores
+            answers = {name: scores.astype(np.float32) for name, scores in answers.items()}
+        error_map = error_map[:, :height, :width]
+        l2 = error_map.mean((1, 2), dtype=np.float64).astype(np.float32)
+        return {**answers, "l2": l2, "error_map": error_map}
+
+    def _codes(self, pixels: Rows) -> Codes:
+        codes: Codes = self._run("encoder", pixels, size_of(pixels.shape[1:]))["code"]
+        return codes
+
+    def _decoded(self, codes: Codes, height: int, width: int) -> Rows:
+        decoded: list[Rows] = list(self._run("decoder", codes, (height, width)).values())
+        return decoded[0]
+
     def session(self, graph: str) -> ort.InferenceSession:
         """The session of encoder, decoder or scorer; raises ModelError or DeviceError."""
         with self._lock:
             if graph not in self._sessions:
-                self._sessions[graph] = self.device.session(self._read(f"{graph}.onnx"))
+                self._sessions[graph] = self.device.session(self._model.read(f"{graph}.onnx"))
             return self._sessions[graph]
 
     def _run(self, graph: str, array: npt.NDArray[Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Job:
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
         self._refuse_shape()
-        self.engine = Engine(self.model.read, device)
+        self.engine = Engine(self.model, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable: list[tuple[str, str]] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import ExportError
 from ..export.graphs import export_graphs
+from ..export.halo import measure_halo
 from ..export.parity import check_parity
 from ..likelihood import LIKELIHOODS
 from ..plugin import CONTRACT, Autoencoder, Code, Pass
@@ -95,6 +96,34 @@ def any_size_that_the_stride_divides(case: Case) -> None:
         out = model.decode(code)
     assert code.shape[2:] == (3, 5), f"stride {model.stride}: {height}x{width} has {code.shape}"
     assert out.shape[2:] == x.shape[2:], f"{tuple(x.shape)} comes back as {tuple(out.shape)}"
+
+
+def tiles_equal_the_whole(case: Case) -> None:
+    """With a stride: nothing farther away than the halo that was measured changes an answer."""
+    model = case.model()
+    halo, stride = measure_halo(model), model.stride
+    if halo is None or stride is None:  # then images are never cut
+        return
+    cut = slice(2 * stride, -2 * stride)
+    middle = slice(halo * stride, (halo + 1) * stride)
+    x = torch.rand(2, case.x.shape[1], *[(2 * halo + 5) * stride] * 2)
+    with torch.no_grad():
+        whole, part = Pass(model, x), Pass(model, x[:, :, cut, cut])
+        pairs = {
+            "encode": (whole.code.mean[:, :, 2:-2, 2:-2], part.code.mean, slice(halo, halo + 1)),
+            "decode": (
+                model.decode(whole.z)[:, :, cut, cut],
+                model.decode(whole.z[:, :, 2:-2, 2:-2]),
+                middle,
+            ),
+            "decode after encode": (whole.out[:, :, cut, cut], part.out, middle),
+        }
+    for name, (ours, theirs, at) in pairs.items():
+        apart = (ours - theirs)[:, :, at, at].abs().max()
+        assert apart <= 1e-4 * (1 + ours.abs().max()), (
+            f"{name} sees farther than {halo} elements of the code, at which NaN is stopped: "
+            "compute without comparisons, or leave stride None"
+        )
 
 
 def deterministic_encoding(case: Case) -> None:
@@ -259,6 +288,7 @@ CHECKS: list[Callable[[Case], None]] = [
     seeded_build,
     shapes,
     any_size_that_the_stride_divides,
+    tiles_equal_the_whole,
     deterministic_encoding,
     finite_objective,
     no_files_or_network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from ..anomaly.calibration import calibration_scores
 from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.context import SCALES
 from ..engine.engine import Engine
+from ..engine.tiles import padded
 from ..entropy.context import ContextPrior
 from ..entropy.network import OnnxNetwork
 from ..entropy.prior import Prior
 from ..entropy.tables import Tables
 from ..export.graphs import export_graphs, score_names
+from ..export.halo import measure_halo
 from ..export.parity import BATCHES, check_parity
 from ..export.prior import export_context
 from ..likelihood import LIKELIHOODS
@@ -59,12 +62,12 @@ def bundle(
     bottleneck, model.bottleneck = model.bottleneck, None
     torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
     held_out = split.validation if len(split.validation) else split.training
-    normalisation = Normalisation(model.spec)
     probed = max(8, min(1024, PROBE_ELEMENTS // model.spec.elements))
     # From all over the data, which may be in order; shuffled, since some look at the first alone.
     spread = held_out[np.linspace(0, len(held_out) - 1, min(probed, len(held_out))).astype(int)]
     spread = np.random.default_rng(facts["seed"]).permutation(spread)
-    probe = normalisation(torch.from_numpy(dataset.rows[spread]))
+    rows = padded(dataset.rows[spread], model.stride)
+    probe = Normalisation(model.spec)(torch.from_numpy(rows))
     weight_bits = round_weights(model, probe, training.weight_loss)
     if bottleneck is None:
         steps = choose_steps(model, probe, training.rounding_loss)
@@ -77,9 +80,11 @@ def bundle(
         for name, graph in export_graphs(model, steps).items()
     }
     graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
-    parity = check_parity(model, steps, graphs, dataset.rows[spread[: sum(BATCHES)]])
+    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)])
 
-    engine = Engine(files.__getitem__, "cpu")
+    shape = tuple(model.encode(probe[:1]).mean.shape[1:])
+    code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
+    engine = Engine(_Unsaved(files, code), "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
     if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
         log.warning(
@@ -96,7 +101,7 @@ def bundle(
     scores = calibration_scores(engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
-    files["golden.npz"] = _golden(engine, model, dataset.rows[spread[:GOLDEN]], probe)
+    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe)
     weights = model.state_dict()
     if bottleneck is not None:
         weights |= {f"bottleneck.{name}": t for name, t in bottleneck.state_dict().items()}
@@ -107,8 +112,8 @@ def bundle(
     manifest = ModelManifest(
         plugin=plugin,
         config=model.config.model_dump(mode="json"),
-        data=model.spec.model_copy(update={"stride": model.stride}),
-        code=CodeSpec(shape=tuple(codes.shape[1:]), stride=model.stride),
+        data=_as_given(model, dataset),
+        code=code,
         scores=score_names(model),
         generative=model.generative,
         training={
@@ -154,6 +159,25 @@ def _of_rate(bottleneck: Bottleneck, codes: npt.NDArray[np.int32]) -> dict[str, 
     for piece in torch.split(integers, 256):
         bits += bottleneck.bits(piece, piece).sum().item()
     return {"rate": bottleneck.rate.item(), "loss_bits_per_image": bits / max(1, len(codes))}
+
+
+@dataclass(frozen=True)
+class _Unsaved:
+    """What an engine needs of a model that is not on disk yet."""
+
+    files: Mapping[str, bytes]
+    code: CodeSpec
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+
+def _as_given(model: Autoencoder, dataset: Dataset) -> DataSpec:
+    """The model's DataSpec with its stride, and with the size that images have before padding."""
+    if not isinstance(model.spec, ImageSpec):
+        return model.spec
+    height, width, _ = dataset.shape
+    return model.spec.model_copy(update={"height": height, "width": width, "stride": model.stride})
 
 
 @torch.no_grad()

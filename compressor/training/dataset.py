@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.images import Source
-from ..errors import DataError
+from ..data.images import Pixels, Rows, Source
+from ..errors import ConfigError, DataError
 from ..files import write_atomically
 from ..spec import DataSpec, ImageSpec, VectorSpec
 from .normalisation import mean_and_scale
@@ -21,7 +21,9 @@ from .normalisation import mean_and_scale
 Indices = npt.NDArray[np.int64]
 MAX_HELD_OUT = 10_000  # rows in the validation split, and in the calibration split
 CHUNK = 256
+LARGE_CHUNK = 4  # of images that are to be cropped, which may be photographs
 ELEMENTS_AT_ONCE = 2**18  # of what is run through a network outside of training steps
+CROPS = 2**63  # streams of random numbers from here on place crops; those below order the rows
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Dataset:
     """Decoded images or vectors in a file; unreadable: (name, reason) of those left out.
 
     shape: (H, W, C) of a uint8 image, or (D,) of a float32 vector, whose columns may have names.
+    sizes: int64 (count, 2), the heights and widths of images that are cropped to ``shape``; None
+    where all rows have that shape.
     """
 
     file: Path
@@ -36,12 +40,24 @@ class Dataset:
     shape: tuple[int, ...]
     columns: tuple[str, ...] | None
     unreadable: list[tuple[str, str]]
+    sizes: npt.NDArray[np.int64] | None = None
 
     @cached_property
-    def rows(self) -> npt.NDArray[Any]:
-        """(count, *shape), uint8 or float32, memory-mapped."""
+    def rows(self) -> Any:
+        """(count, *shape), uint8 or float32, memory-mapped: the middles of images to be cropped."""
+        if self.sizes is not None:
+            return Crops(self.file, self.sizes, self.shape)
         dtype = np.uint8 if len(self.shape) == 3 else np.float32
         return np.memmap(self.file, dtype, "r", shape=(self.count, *self.shape))
+
+    def drawn(self, indices: Indices, seed: int, step: int) -> Rows:
+        """The rows that a step trains on, (n, *shape): crops from places that the step draws."""
+        if self.sizes is None:
+            rows: Rows = self.rows[indices]
+            return rows
+        places = _generator(seed, CROPS + step).random((len(indices), 2))
+        crops: Rows = self.rows.at(indices, places)
+        return crops
 
     def spec(self, training: Indices, standardise: bool) -> DataSpec:
         """What a model of these data takes; vectors are standardised by the rows ``training``."""
@@ -61,6 +77,33 @@ class Dataset:
         return {key: value for key, value in vars(self).items() if key != "rows"}
 
 
+class Crops:
+    """Images of several sizes, one after the other in a file, of which crops of one size are read.
+
+    ``crops[indices]`` are the middles of images, uint8 (n, *shape).
+    """
+
+    def __init__(self, file: Path, sizes: npt.NDArray[np.int64], shape: tuple[int, ...]) -> None:
+        self._bytes = np.memmap(file, np.uint8, "r")
+        self._sizes, self.shape = sizes, (len(sizes), *shape)
+        self._ends = np.cumsum(sizes.prod(1) * shape[2])
+
+    def __getitem__(self, indices: Indices) -> Pixels:
+        return self.at(indices, np.full((len(indices), 2), 0.5))
+
+    def at(self, indices: Indices, places: npt.NDArray[np.float64]) -> Pixels:
+        """Crops of images ``indices``; places: (n, 2) in [0, 1), down and across; 0.5: middle."""
+        _, height, width, channels = self.shape
+        crops = np.empty((len(indices), height, width, channels), np.uint8)
+        corners = (places * (self._sizes[indices] - (height, width) + 1)).astype(np.int64)
+        for crop, index, (top, left) in zip(crops, indices, corners, strict=True):
+            h, w = self._sizes[index]
+            end = self._ends[index]
+            image = self._bytes[end - h * w * channels : end].reshape(h, w, channels)
+            crop[:] = image[top : top + height, left : left + width]
+        return crops
+
+
 @dataclass(frozen=True)
 class Split:
     """Positions of the rows that are trained on, that stop the training, and that calibrate."""
@@ -70,49 +113,65 @@ class Split:
     calibration: Indices
 
 
-def load_dataset(source: Source, folder: Path) -> Dataset:
+def load_dataset(source: Source, folder: Path, crop: int | None = None) -> Dataset:
     """Decodes ``source`` into ``folder``, or maps what an earlier run decoded there.
 
-    Raises DataError if nothing can be read or if sizes or channels differ.
+    With ``crop``, rows are crops of so many pixels a side, and smaller images are left out as
+    unreadable. Raises DataError if nothing can be read, if channels differ, or, without ``crop``,
+    sizes; and ConfigError if vectors are to be cropped.
     """
-    file, record = folder / "rows.bin", folder / "rows.json"
+    file, record, sizes = folder / "rows.bin", folder / "rows.json", folder / "sizes.npy"
     if not record.exists():
-        _decode(source, file, record)
+        _decode(source, file, record, sizes, crop)
     told = json.loads(record.read_text())
     columns = None if told["columns"] is None else tuple(told["columns"])
     unreadable = [(name, reason) for name, reason in told["unreadable"]]
-    return Dataset(file, told["count"], tuple(told["shape"]), columns, unreadable)
+    shape = tuple(told["shape"])
+    if crop is None:
+        return Dataset(file, told["count"], shape, columns, unreadable)
+    return Dataset(file, told["count"], (crop, crop, shape[2]), columns, unreadable, np.load(sizes))
 
 
-def _decode(source: Source, file: Path, record: Path) -> None:
+def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | None) -> None:
     first: tuple[str, tuple[int, ...]] | None = None
-    count, unreadable = 0, []
+    unreadable: list[tuple[str, str]] = []
+    found: list[tuple[int, ...]] = []
+    # of a shape, what may differ from input to input
+    free, wanted = (0, "size (or --set crop=N)") if crop is None else (2, "number of channels")
     with file.open("wb") as out:
-        for chunk in source.chunks(CHUNK):
+        for chunk in source.chunks(CHUNK if crop is None else LARGE_CHUNK):
             images = chunk.load()
             unreadable += [(images.names[p], reason) for p, reason in images.unreadable.items()]
             for group in images.groups:
                 name, shape = images.names[group.positions[0]], group.pixels.shape[1:]
                 first = first or (name, shape)
-                if shape != first[1]:
+                if crop is not None and len(shape) != 3:
+                    raise ConfigError(f"crop={crop} is for images; these data are vectors")
+                if shape[free:] != first[1][free:]:
                     raise DataError(
-                        f"training needs inputs of one size: {source.location}/{name} is "
+                        f"training needs inputs of one {wanted}: {source.location}/{name} is "
                         f"{'x'.join(map(str, shape))}, {first[0]} is "
                         f"{'x'.join(map(str, first[1]))}"
                     )
+                if crop is not None and min(shape[:2]) < crop:
+                    reason = f"is {shape[0]}x{shape[1]}, smaller than crop={crop}"
+                    unreadable += [(images.names[p], reason) for p in group.positions]
+                    continue
                 out.write(group.pixels.tobytes())
-                count += len(group.pixels)
+                found += [shape[:2]] * len(group.pixels)
         out.flush()
         os.fsync(out.fileno())
-    if first is None:
+    if first is None or not found:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"nothing in {source.location} can be read{reason}")
     told = {
         "shape": first[1],
-        "count": count,
+        "count": len(found),
         "columns": source.columns,
         "unreadable": unreadable,
     }
+    if crop is not None:
+        np.save(sizes, np.array(found, np.int64))
     write_atomically(record, json.dumps(told).encode())
 
 

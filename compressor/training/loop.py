@@ -21,6 +21,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from ..data.images import Rows
+from ..engine.tiles import padded
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
 from ..plugin import Autoencoder, Pass, Phase, Player
@@ -124,7 +126,7 @@ class Loop:
             held_out = self.split.validation if len(self.split.validation) else self.split.training
             few = pieces(np.arange(min(AIMED, len(held_out))), self.model.spec)[0]
             spread = held_out[np.linspace(0, len(held_out) - 1, len(few)).astype(int)]
-            self.aimed = self._to_device(fabric, spread)
+            self.aimed = self._to_device(fabric, self.data.rows[spread])
         for number, phase in enumerate(phases(self.model)):
             if number < self.state.phase:
                 continue
@@ -196,7 +198,7 @@ class Loop:
         seconds: float | None,
     ) -> float:
         indices = self.order.batch(self.state.step)[fabric.global_rank :: fabric.world_size]
-        x = self._to_device(fabric, indices)
+        x = self._to_device(fabric, self.data.drawn(indices, self.seed, self.state.step))
         torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
         factor = self._schedule(self._progress(steps, seconds))
         total, pairs = 0.0, list(zip(phase.players, optimisers, strict=True))
@@ -236,8 +238,9 @@ class Loop:
             self.aim.move(self.model, self.aimed)
             self._set_modes(phase)
 
-    def _to_device(self, fabric: Fabric, indices: Any) -> Tensor:
-        x: Tensor = self.normalisation(torch.from_numpy(self.data.rows[indices]).to(fabric.device))
+    def _to_device(self, fabric: Fabric, rows: Rows) -> Tensor:
+        rows = padded(rows, self.model.stride)
+        x: Tensor = self.normalisation(torch.from_numpy(rows).to(fabric.device))
         return x
 
     def _evaluate(
@@ -275,7 +278,9 @@ class Loop:
         """The mean of ``loss`` over the validation split, with the same noise at every call."""
         torch.manual_seed(self.seed)
         parts = pieces(self.split.validation, self.model.spec)
-        total = sum(loss(self._to_device(fabric, part)) * len(part) for part in parts)
+        total = sum(
+            loss(self._to_device(fabric, self.data.rows[part])) * len(part) for part in parts
+        )
         return total / len(self.split.validation)
 
     def _set_modes(self, phase: Phase, evaluates: bool = False) -> None:

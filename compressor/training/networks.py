@@ -96,7 +96,6 @@ class FeedForward(Autoencoder):
             self.g.append(Shaped(spec, outputs))
         else:
             assert isinstance(spec, ImageSpec)
-            refuse_odd_size(spec, len(hidden), f"hidden={hidden}")
             latent = config.latent or CONV_LATENT
             self.stride = 2 ** len(hidden)
             self.f = conv_down(spec.channels, hidden, latent * numbers, between, code_activation)
@@ -132,8 +131,7 @@ class Stack(Autoencoder):
                 f"loss={config.loss}: mirrored layers have one number a pixel; choose another"
             )
         self.dense = not is_conv(config.network, spec)
-        if isinstance(spec, ImageSpec) and not self.dense:
-            refuse_odd_size(spec, len(widths), f"hidden={widths[:-1]} and the layer of the code")
+        if not self.dense:
             self.stride = 2 ** len(widths)
         inputs = spec.channels if isinstance(spec, ImageSpec) and not self.dense else spec.elements
         pairs: list[Pair] = []

@@ -59,6 +59,12 @@ class TrainingSettings(BaseModel):
     weight_loss: float = Field(
         0.04, gt=0, le=10, description="PSNR in dB that rounding the weights may cost"
     )
+    crop: int | None = Field(
+        None,
+        ge=1,
+        description="side of the random crops that images are trained on; images may then differ "
+        "in size; null: whole images, all of one size",
+    )
     standardise: bool = Field(
         True, description="vectors: (value - mean) / deviation of each column, inside the graphs"
     )

@@ -18,6 +18,7 @@ from .. import __version__
 from ..bottleneck.bottleneck import Bottleneck
 from ..data.images import Pixels, Source
 from ..data.sources import open_source
+from ..engine.tiles import padded
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
 from ..likelihood import LIKELIHOODS
@@ -26,7 +27,7 @@ from ..model import PluginEntry, file_entries, manifest_files, refuse_model_outp
 from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
-from ..spec import DataSpec
+from ..spec import DataSpec, ImageSpec
 from .bundle import bundle
 from .dataset import Dataset, Split, load_dataset, pieces, split_rows
 from .discriminator import WithDiscriminator
@@ -69,7 +70,7 @@ def train(
     source = open_source(data)
     job = _job(found, source, config.model_dump(mode="json"), training, seed)
     with _training_folder(output, job, resume, force) as folder:
-        dataset = load_dataset(source, folder)
+        dataset = load_dataset(source, folder, training.crop)
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
         split = split_rows(dataset.count, training.validation, training.calibration, seed)
         spec = dataset.spec(split.training, training.standardise)
@@ -122,13 +123,18 @@ def train(
 def make_model(
     plugin_class: type[Autoencoder], config: Any, spec: DataSpec, training: TrainingSettings
 ) -> Autoencoder:
-    """The plugin's model, with the discriminator and the bottleneck that the settings ask for."""
+    """The plugin's model, with the discriminator and the bottleneck that the settings ask for.
+
+    Its spec has the size that images have once they are padded for its stride.
+    """
     model = plugin_class(config, spec)
+    if isinstance(spec, ImageSpec) and model.stride and spec.padded(model.stride) != spec:
+        model = plugin_class(config, spec.padded(model.stride))
     if training.discriminator:
         model = WithDiscriminator(model)
     if training.rate_distortion:
         with torch.no_grad():
-            code = model.eval().encode(Normalisation(spec)(example(spec, 2))).mean
+            code = model.eval().encode(Normalisation(model.spec)(example(model.spec, 2))).mean
         model.bottleneck = Bottleneck(
             tuple(code.shape[1:]), training.prior, training.rate or first_rate(training)
         )
@@ -139,7 +145,7 @@ def make_model(
 def start_bottleneck(model: Autoencoder, dataset: Dataset, split: Split) -> None:
     """Gives the bottleneck, if there is one, steps that suit the untrained encoder."""
     if model.bottleneck is not None:
-        rows = dataset.rows[split.training[:STARTING]]
+        rows = padded(dataset.rows[split.training[:STARTING]], model.stride)
         x = Normalisation(model.spec)(torch.from_numpy(rows))
         model.bottleneck.start(model.eval().encode(x).mean)
 

@@ -29,11 +29,11 @@ LEVELS = (0.01, 0.05, 0.1, 0.2, 0.5)
 def normal(model: Path) -> Scores:
     """Scores of 5,000 clothes that the model has not seen."""
     pixels = np.load(Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz")["train"]
-    return Engine(Model.open(model).read).score(pixels[..., None])["l2"].astype(np.float64)
+    return Engine(Model.open(model)).score(pixels[..., None])["l2"].astype(np.float64)
 
 
 def test_calibration_scores_are_the_scorers_answers(model: Path, clothes: Pixels) -> None:
-    engine, indices = Engine(Model.open(model).read), np.arange(0, 1000, 3)
+    engine, indices = Engine(Model.open(model)), np.arange(0, 1000, 3)
     scores = calibration_scores(engine, clothes, indices)
     assert list(scores) == list(Model.open(model).manifest.scores)
     assert scores["l2"].dtype == np.float64

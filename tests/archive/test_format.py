@@ -142,7 +142,7 @@ def read_archive(path):
         assert payload_crc == crc32c(payload)
         shape, stride = tuple(model["code"]["shape"]), model["code"]["stride"]
         if stride is not None:
-            shape = (shape[0], height // stride, width // stride)
+            shape = (shape[0], -(-height // stride), -(-width // stride))
         codes = read_payload(payload, count, shape, prior)
         assert codes_crc == crc32c(codes.astype("<i4").tobytes())
         blocks.append(codes)

@@ -27,7 +27,7 @@ from compressor.verbs import compress, decompress, verify
 @pytest.fixture(scope="module")
 def rebuilt(dense_model: Path, clothes: Pixels) -> Pixels:
     """What the model makes of the clothes: g(f(x)), (1000, 28, 28, 1)."""
-    engine = Engine(Model.open(dense_model).read)
+    engine = Engine(Model.open(dense_model))
     return engine.decode(engine.encode(clothes), 28, 28)
 
 
@@ -137,7 +137,7 @@ def test_the_payload_is_within_two_percent_of_the_ideal(
     summary = compress(clothes, dense_model, tmp_path / "a")
     assert summary["ideal_bytes"] <= summary["payload_bytes"] <= 1.02 * summary["ideal_bytes"]
     model = Model.open(dense_model)
-    codes = Engine(model.read).encode(clothes)
+    codes = Engine(model).encode(clothes)
     assert summary["ideal_bytes"] == pytest.approx(model.prior.ideal_bits(codes) / 8, abs=1)
 
 

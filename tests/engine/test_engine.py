@@ -21,7 +21,7 @@ from compressor.model import Model
 
 
 def test_an_image_is_coded_alike_whatever_stands_beside_it(model: Path, clothes: Pixels) -> None:
-    engine = Engine(Model.open(model).read, "cpu")
+    engine = Engine(Model.open(model), "cpu")
     together = engine.encode(clothes[:200])
     assert together.dtype == np.int32 and together.shape == (200, 2, 7, 7)
     alone = np.concatenate([engine.encode(clothes[i : i + 1]) for i in range(20)])
@@ -34,7 +34,7 @@ def test_an_image_is_coded_alike_whatever_stands_beside_it(model: Path, clothes:
 
 
 def test_other_sizes_go_through_a_fully_convolutional_model(model: Path, clothes: Pixels) -> None:
-    engine = Engine(Model.open(model).read, "cpu")
+    engine = Engine(Model.open(model), "cpu")
     wide = np.concatenate([clothes[:3], clothes[3:6]], axis=2)
     codes = engine.encode(wide)
     assert codes.shape == (3, 2, 7, 14)
@@ -44,7 +44,7 @@ def test_other_sizes_go_through_a_fully_convolutional_model(model: Path, clothes
 def test_every_batch_that_reaches_the_runtime_has_the_same_size(
     model: Path, clothes: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(Model.open(model).read, "cpu")
+    engine = Engine(Model.open(model), "cpu")
     session, seen = engine.session("encoder"), []
 
     class Watched:

@@ -102,7 +102,7 @@ def test_reconstructions_stand_below_their_originals(
 
 def test_the_worst_input_comes_first(dense_model: Path, clothes: Pixels, tmp_path: Path) -> None:
     sheet = page_of(dense_model, clothes[:80], tmp_path).picture("The worst")
-    engine = Engine(Model.open(dense_model).read, "cpu")
+    engine = Engine(Model.open(dense_model), "cpu")
     rebuilt = engine.decode(engine.encode(clothes[:80]), 28, 28)
     errors = np.square(clothes[:80].astype(float) - rebuilt).sum((1, 2, 3))
     assert np.array_equal(sheet[:112:4, :112:4, 0], clothes[np.argmax(errors), :, :, 0])

@@ -213,6 +213,19 @@ def test_a_stride_must_keep_its_promise() -> None:
         run(Case(Crooked, {"network": "conv", "hidden": [4]}, "image"))
 
 
+def test_what_hides_from_nan_and_sees_far_is_found_out() -> None:
+    class Sly(Undercomplete):
+        """Adds a little of the whole image's mean, which a comparison keeps NaN out of."""
+
+        def encode(self, x: Tensor) -> Code:
+            bright = torch.where(x > 0.5, 1.0, 0.0).mean((1, 2, 3), keepdim=True)
+            return Code(super().encode(x).mean + bright)
+
+    (run,) = (run for run in CHECKS if run.__name__ == "tiles_equal_the_whole")
+    with pytest.raises(AssertionError, match="encode sees farther than"):
+        run(Case(Sly, {"network": "conv", "hidden": [4]}, "image"))
+
+
 def test_checks_have_names_that_read_well() -> None:
     names = [str(check) for check in checks(Undercomplete, {"latent": 3})]
     assert "Undercomplete(latent=3)-image-loss_falls" in names

@@ -131,7 +131,7 @@ def test_its_scores_are_exported_and_chosen_by_name(
     judged, plain = map(Model.open, models)
     assert judged.manifest.scores == ("l2", "logit", "feature_distance")
     assert plain.manifest.scores == ("l2",)
-    told, model = Engine(judged.read, "cpu").score(clothes[900:]), restore(models[0])
+    told, model = Engine(judged, "cpu").score(clothes[900:]), restore(models[0])
     with torch.no_grad():
         wanted = model.scores(Pass(model, to_x(clothes[900:])))
     for name in ("logit", "feature_distance"):
@@ -193,7 +193,7 @@ def test_vectors_are_judged_too(clothes: Pixels, tmp_path: Path) -> None:
     assert model.manifest.scores == ("l2", "logit", "feature_distance")
     restored = restore(tmp_path / "model")
     assert isinstance(restored, WithDiscriminator) and not restored.discriminator.conv
-    told = Engine(model.read, "cpu").score(pooled[900:])
+    told = Engine(model, "cpu").score(pooled[900:])
     with torch.no_grad():
         x = Normalisation(restored.spec)(torch.from_numpy(pooled[900:]))
         wanted = restored.scores(Pass(restored, x))

@@ -300,11 +300,6 @@ def test_a_plugin_may_not_declare_a_setting_of_training() -> None:
         split_settings({}, Clash, "clash")
 
 
-def test_a_conv_network_says_which_sizes_it_takes() -> None:
-    with pytest.raises(ConfigError, match="28x28 is not divisible by 8"):
-        Undercomplete(UndercompleteConfig(hidden=[4, 4, 4]), SPEC)
-
-
 def test_no_hidden_layers_and_linear_units_make_a_linear_map() -> None:
     config = UndercompleteConfig(network="dense", hidden=[], activation="linear", latent=5)
     model = Undercomplete(config, SPEC)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from compressor.plugins.gan import GAN, GANConfig
 from compressor.plugins.stacked import Stacked, StackedConfig
 from compressor.plugins.undercomplete import Undercomplete, UndercompleteConfig
 from compressor.plugins.vae import VAE, VAEConfig
@@ -61,13 +62,16 @@ def test_vectors_get_a_code_of_half_their_length_and_32_elements_at_most(
 
 
 @pytest.mark.parametrize("plugin", [Undercomplete, Stacked])
-def test_convolutions_are_refused_for_vectors_and_for_sizes_they_cannot_halve(
+def test_convolutions_are_refused_for_vectors(
     plugin: type[Undercomplete] | type[Stacked],
 ) -> None:
     with pytest.raises(ConfigError, match="network=conv is for images"):
         plugin(plugin.Config(network="conv"), vectors(16))
+
+
+def test_a_network_that_makes_one_size_refuses_sizes_it_cannot_halve() -> None:
     with pytest.raises(ConfigError, match=r"^hidden=\[4, 4, 4\].* 28x20 is not divisible by"):
-        plugin(plugin.Config(network="conv", hidden=[4, 4, 4], latent=2), GREY)
+        GAN(GANConfig(network="conv", hidden=[4, 4, 4]), GREY)
 
 
 def test_mirrored_layers_refuse_a_loss_of_two_numbers_a_pixel() -> None:
