@@ -132,6 +132,16 @@ def test_it_goes_into_shards_and_under_compressors(
     np.testing.assert_array_equal(array[:], rebuilt(clothes[:100]))
 
 
+def test_chunks_may_be_tiles_of_larger_images(
+    clothes: Pixels, rebuilt: Callable[[Pixels], Pixels], tmp_path: Path
+) -> None:
+    array = create(tmp_path / "a", (5, 56, 56, 1), 4, chunks=(4, 28, 28, 1))
+    tiles = clothes[:20].reshape(5, 2, 2, 28, 28)
+    array[:] = tiles.swapaxes(2, 3).reshape(5, 56, 56, 1)
+    found = array[:].reshape(5, 2, 28, 2, 28).swapaxes(2, 3).reshape(20, 28, 28, 1)
+    np.testing.assert_array_equal(found, rebuilt(clothes[:20]))
+
+
 # The model
 
 
