@@ -3,10 +3,11 @@
 Usage: python benchmarks/throughput.py [--model MODEL] [--images N] [--rounds R]
 
 In every round, one after the other: the verb compress from an .npy file to an archive on disk, the
-verb decompress from that archive to an .npy file, and loops of nothing but ``session.run`` over the
-same graphs and images, already in memory, in the batches that the engine uses. The loops run in
-ONNX Runtime's default setting (one caller, operators on all cores) and in the engine's (a thread a
-core, each with its own batches); the faster of the two is "bare". Ratios are within a round.
+verb decompress from that archive to an .npy file, the shuffled stream of compressor.datasets over
+it, and loops of nothing but ``session.run`` over the same graphs and images, already in memory, in
+the batches that the engine uses. The loops run in ONNX Runtime's default setting (one caller,
+operators on all cores) and in the engine's (a thread a core, each with its own batches); the faster
+of the two is "bare". Ratios are within a round.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from compressor import verbs
+from compressor.datasets import ArchiveStream
 from compressor.engine.engine import batch_size
 from compressor.engine.pipeline import worker_count
 from compressor.engine.providers import choose_device
@@ -77,12 +80,15 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
                 folder / "archive", folder / "out.npy", device="cpu", force=True
             ),
         )
+        note("stream", lambda: deque(ArchiveStream(folder / "archive"), 0))
         note("decoder, ORT default", default_loop(opened, "decoder", codes))
         note("decoder, thread a core", parallel_loop(opened, "decoder", codes))
 
     print(f"{count:,} images, {rounds} rounds, {worker_count()} cores: images/s")
     for name, values in measured.items():
         print(line(name, values, "{:,.0f}"))
+    pairs = zip(measured["stream"], measured["decompress"], strict=True)
+    print(line("stream / decompress", [stream / verb for stream, verb in pairs], "{:.2f}"))
     for verb, graph in (("compress", "encoder"), ("decompress", "decoder")):
         loops = zip(
             measured[f"{graph}, ORT default"], measured[f"{graph}, thread a core"], strict=True

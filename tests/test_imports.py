@@ -68,6 +68,25 @@ except MissingDependency as error:
     assert np.load(tmp_path / "out.npy").shape == (300, 28, 28)
 
 
+def test_what_reads_archives_for_other_code_names_the_extra_that_it_needs() -> None:
+    code = (
+        BLOCKED.replace(repr(MAKING), repr((*MAKING, "zarr")))
+        + """
+import importlib
+from compressor.errors import MissingDependency
+for module in ("compressor.datasets", "compressor.zarr"):
+    try:
+        importlib.import_module(module)
+    except MissingDependency as error:
+        print(error)
+"""
+    )
+    assert run(code).splitlines() == [
+        "compressor.datasets needs PyTorch: run pip install 'compressor[train]'",
+        "compressor.zarr needs Zarr: run pip install 'compressor[zarr]'",
+    ]
+
+
 def test_help_imports_neither_torch_nor_onnxruntime() -> None:
     code = """
 import sys, json

@@ -18,6 +18,7 @@ from ..log import log
 from ..model import Model
 from ..progress import Progress
 from ..spec import VectorSpec
+from .pixels import decoded_images
 from .reader import Archive, Segment
 
 
@@ -60,14 +61,13 @@ def decompress(
     log.info("device: %s (%s)", engine.device.name, engine.device.reason)
 
     def work(segment: Segment) -> Decoded:
-        coded = segment.load()
+        images = decoded_images(segment.load(), engine)
         found: dict[int, Rows] = {}
-        for group in coded.groups:
-            pixels = engine.decode(group.codes, group.height, group.width)
-            found |= zip(group.positions.tolist(), pixels, strict=True)
+        for group in images.groups:
+            found |= zip(group.positions.tolist(), group.pixels, strict=True)
         places = sorted(found)
-        lost = [(coded.names[place], reason) for place, reason in sorted(coded.missing.items())]
-        return Decoded([coded.names[p] for p in places], [found[p] for p in places], lost)
+        lost = [(images.names[at], reason) for at, reason in sorted(images.unreadable.items())]
+        return Decoded([images.names[p] for p in places], [found[p] for p in places], lost)
 
     spec, kind = opened.model.spec, opened.model.spec.kind
     vectors = spec if isinstance(spec, VectorSpec) else None

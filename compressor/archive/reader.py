@@ -180,9 +180,13 @@ class Archive:
             for start, stop in _segment_edges(part.items):
                 rows = start + np.flatnonzero(wanted[start:stop])
                 if len(rows):
-                    yield Segment(len(rows), partial(self._load, part, rows))
+                    yield Segment(len(rows), partial(self.load, part, rows))
 
-    def _load(self, part: Part, rows: Integers) -> CodedImages:
+    def load(self, part: Part, rows: Integers) -> CodedImages:
+        """The images of the rows, (n,), of a part's items, in that order; may run in any thread.
+
+        Reads each block that holds one of them, once.
+        """
         items = part.items
         found: dict[tuple[int, int], list[tuple[Integers, Codes]]] = defaultdict(list)
         missing: dict[int, str] = {}

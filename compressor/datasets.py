@@ -1,0 +1,299 @@
+"""Archives as PyTorch datasets: one with random access, and a shuffled stream to train on.
+
+    from compressor.datasets import ArchiveDataset, ArchiveStream
+
+    image = ArchiveDataset("clothes.archive")[41]
+    loader = DataLoader(ArchiveStream("clothes.archive", seed=1), batch_size=64, num_workers=2)
+
+An item is a tensor: an image as uint8 (C, H, W), a vector as float32 (D,), or, with ``codes``, an
+image's or vector's code as int32 of the model's code shape. ``transform`` takes that tensor; with
+``names`` an item is the pair of it and of the image's name in its source.
+
+Both may be used with workers, forked or spawned, and be pickled: each process has ONNX Runtime
+sessions of its own, made when it first decodes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .archive.pixels import decoded_images
+from .archive.reader import Archive, Part
+from .archive.tables import Integers
+from .data.images import Group, Images
+from .engine.engine import Engine
+from .engine.pipeline import in_order
+from .errors import ArchiveError, ConfigError, MissingDependency
+from .log import log
+from .model import Model
+
+try:
+    import torch
+    from torch.utils.data import Dataset, IterableDataset, get_worker_info
+except ImportError as error:
+    raise MissingDependency(
+        "compressor.datasets needs PyTorch: run pip install 'compressor[train]'"
+    ) from error
+
+__all__ = ["ArchiveDataset", "ArchiveStream"]
+
+Transform = Callable[[torch.Tensor], Any]
+Row = npt.NDArray[Any]
+
+
+class ArchiveDataset(Dataset[Any]):
+    """The images of an archive in the order of its source, each by its number.
+
+    Blocks, of up to 256 images, are the unit of reading. Where images are asked for one by one,
+    whole blocks are decoded and the last ``cached_blocks`` of them kept. A DataLoader asks for all
+    images of a batch at once: of each block, only those are then run through the decoder.
+
+    ``model``: the model that made the archive, where that has none inside. ``device``: as of the
+    verbs; the CPU unless said otherwise, since workers that are forked cannot use a GPU.
+
+    Raises ArchiveError if the archive cannot be read or an item's block, which it names, is
+    damaged; ModelError and DeviceError.
+    """
+
+    def __init__(
+        self,
+        archive: str | Path,
+        *,
+        codes: bool = False,
+        names: bool = False,
+        transform: Transform | None = None,
+        model: str | Path | None = None,
+        device: str = "cpu",
+        cached_blocks: int = 4,
+    ) -> None:
+        self._reader = _Reader(archive, model, codes, device, cached_blocks)
+        self._form = _Form(names, transform)
+
+    def __len__(self) -> int:
+        return self._reader.count
+
+    def __getitem__(self, index: int) -> Any:
+        """Item ``index``; negative ones count from the end. Raises IndexError."""
+        number, row = self._reader.place(index)
+        block = int(self._reader.parts[number].items.block[row])
+        return self._item(number, row, self._reader.block(number, block))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Several items; what a DataLoader calls for a batch."""
+        places = [self._reader.place(index) for index in indices]
+        rows: dict[int, set[int]] = defaultdict(set)
+        for number, row in places:
+            rows[number].add(row)
+        loaded = {at: self._reader.load(at, np.array(sorted(rows[at]))) for at in rows}
+        return [self._item(number, row, loaded[number]) for number, row in places]
+
+    def _item(self, number: int, row: int, loaded: _Loaded) -> Any:
+        name = self._reader.parts[number].items.path[row]
+        if row in loaded.lost:
+            raise ArchiveError(f"{self._reader.path}: {name} is {loaded.lost[row]}")
+        return self._form(name, loaded.found[row])
+
+
+class ArchiveStream(IterableDataset[Any]):
+    """All images of an archive, each once an epoch, at the speed of decompress.
+
+    Blocks come in an order that depends on ``seed`` and epoch alone; images are shuffled among
+    those of ``buffer_blocks`` blocks. Without ``shuffle`` they come in the order of the blocks,
+    which is that of the source where all images have one size. ``set_epoch`` makes another order.
+
+    Each of ``world_size`` ranks gets its own images, as many as the others but for one, and so does
+    each worker of its DataLoader. The length is that of the rank's share.
+
+    Images that damage took are left out; what is lost is logged as a warning, block by block, in
+    each epoch, and counts in the length. ``model`` and ``device`` are ArchiveDataset's.
+
+    Raises ArchiveError if the archive cannot be read, ConfigError for ranks and buffers that cannot
+    be, ModelError and DeviceError.
+    """
+
+    def __init__(
+        self,
+        archive: str | Path,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        buffer_blocks: int = 8,
+        codes: bool = False,
+        names: bool = False,
+        transform: Transform | None = None,
+        model: str | Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank} of {world_size}: ranks go from 0 to world_size - 1")
+        if buffer_blocks < 1:
+            raise ConfigError(f"buffer_blocks {buffer_blocks}: at least 1")
+        self._reader = _Reader(archive, model, codes, device)
+        self._form = _Form(names, transform)
+        self._shuffle, self._seed, self._buffer = shuffle, seed, buffer_blocks
+        self._share = _part_of(self._reader.count, rank, world_size)
+        # In shared memory: workers that outlive an epoch have to see the next one's number.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return self._share.stop - self._share.start
+
+    def set_epoch(self, epoch: int) -> None:
+        """The number of the epoch that begins with the next iterator: 0 until it is set."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker, share, epoch = get_worker_info(), self._share, int(self._epoch)
+        if worker is not None:
+            mine = _part_of(len(self), worker.id, worker.num_workers)
+            share = range(share.start + mine.start, share.start + mine.stop)
+        self._reader.engine()  # made before several threads want it
+        # A worker has the core of one thread; what it decodes ahead overlaps its batching.
+        loaded = in_order(
+            lambda piece: (piece[0], self._reader.load(*piece)),
+            self._pieces(epoch, share),
+            workers=None if worker is None else 1,
+        )
+        order = _generator(self._seed, epoch, 1 + share.start)
+        while blocks := list(islice(loaded, self._buffer)):
+            found = []
+            for number, block in blocks:
+                self._tell_lost(number, block)
+                found += [(number, row, pixels) for row, pixels in block.found.items()]
+            for at in order.permutation(len(found)) if self._shuffle else range(len(found)):
+                number, row, pixels = found[at]
+                yield self._form(self._reader.parts[number].items.path[row], pixels)
+
+    def _pieces(self, epoch: int, share: range) -> Iterator[tuple[int, Integers]]:
+        """Each block with images ``share`` of the epoch: its part, and the rows of those."""
+        blocks, counts = self._reader.blocks, self._reader.counts
+        order = np.arange(len(blocks))
+        if self._shuffle:
+            order = _generator(self._seed, epoch, 0).permutation(len(blocks))
+        ends = np.cumsum(counts[order])
+        first = np.searchsorted(ends, share.start, side="right")
+        for at, end in zip(order[first:].tolist(), ends[first:].tolist(), strict=True):
+            before = end - int(counts[at])
+            if before >= share.stop:
+                return
+            number, block = blocks[at].tolist()
+            rows = self._reader.rows(number, block)
+            yield number, rows[max(share.start - before, 0) : share.stop - before]
+
+    def _tell_lost(self, number: int, block: _Loaded) -> None:
+        for reason, count in Counter(block.lost.values()).items():
+            kind = self._reader.archive.model.spec.kind
+            log.warning("%s: %d %ss %s; left out", self._reader.path, count, kind, reason)
+
+
+class _Form:
+    """What an item looks like."""
+
+    def __init__(self, names: bool, transform: Transform | None) -> None:
+        self._names, self._transform = names, transform
+
+    def __call__(self, name: str, row: Row) -> Any:
+        # A copy: the row is a view of its block, which would live as long as the tensor.
+        tensor = torch.from_numpy(row.copy())
+        item = tensor if self._transform is None else self._transform(tensor)
+        return (item, name) if self._names else item
+
+
+class _Loaded(NamedTuple):
+    """Images of a part by their row in its items: those found, and why the others are lost."""
+
+    found: dict[int, Row]
+    lost: dict[int, str]
+
+
+class _Reader:
+    """An archive and what decodes it, opened anew in whatever process it is unpickled.
+
+    blocks: (B, 2), number in ``parts`` and block of each; counts: (B,), their images.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: str | Path | None,
+        codes: bool,
+        device: str,
+        cached_blocks: int = 0,
+    ) -> None:
+        self._arguments = (path, model, codes, device, cached_blocks)
+        self.path = path
+        self.archive = Archive.open(path, None if model is None else Model.open(model))
+        self.parts: list[Part] = [self.archive.part(at) for at in self.archive.part_numbers()]
+        for sentence in self.archive.damage:
+            log.warning("damage: %s", sentence)
+        self._ends = np.cumsum([0, *(len(part.items) for part in self.parts)])
+        self.count = int(self._ends[-1])
+        found = [np.unique(part.items.block, return_counts=True) for part in self.parts]
+        pairs = [(at, block) for at, (blocks, _) in enumerate(found) for block in blocks.tolist()]
+        self.blocks = np.array(pairs, np.int64).reshape(-1, 2)
+        self.counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, counts in found)])
+        self._codes, self._device = codes, device
+        self._engine: tuple[int, Engine] | None = None
+        self.block = lru_cache(cached_blocks)(self._load_block)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Reader, self._arguments
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The number of the part that holds image ``index``, and its row there."""
+        at = index + self.count if index < 0 else index
+        if not 0 <= at < self.count:
+            raise IndexError(f"image {index} of {self.count} of {self.path}")
+        number = int(np.searchsorted(self._ends, at, side="right")) - 1
+        return number, at - int(self._ends[number])
+
+    def rows(self, number: int, block: int) -> Integers:
+        """The rows of a part's items that are in a block."""
+        return np.flatnonzero(self.parts[number].items.block == block)
+
+    def load(self, number: int, rows: Integers) -> _Loaded:
+        """Images as (C, H, W), vectors, or codes; may run in any thread."""
+        coded = self.archive.load(self.parts[number], rows)
+        if self._codes:
+            groups = [Group(group.positions, group.codes) for group in coded.groups]
+            images = Images(coded.names, groups, coded.missing)
+        else:
+            images = decoded_images(coded, self.engine())
+        found: dict[int, Row] = {}
+        for group in images.groups:
+            pixels = group.pixels
+            if pixels.dtype == np.uint8:
+                pixels = pixels.transpose(0, 3, 1, 2)
+            found |= zip(rows[group.positions].tolist(), pixels, strict=True)
+        lost = {int(rows[at]): reason for at, reason in images.unreadable.items()}
+        return _Loaded({row: found[row] for row in sorted(found)}, lost)
+
+    def _load_block(self, number: int, block: int) -> _Loaded:
+        return self.load(number, self.rows(number, block))
+
+    def engine(self) -> Engine:
+        """This process's: one that came along in a fork must not be used."""
+        if self._engine is None or self._engine[0] != os.getpid():
+            self._engine = os.getpid(), Engine(self.archive.model.read, self._device)
+        return self._engine[1]
+
+
+def _part_of(count: int, number: int, of: int) -> range:
+    """Part ``number`` of ``of`` parts of range(count), which differ by one in length at most."""
+    return range(count * number // of, count * (number + 1) // of)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.default_rng(key)
