@@ -65,6 +65,8 @@ def decompress(
         for group in coded.groups:
             pixels = engine.decode(group.codes, group.height, group.width)
             found |= zip(group.positions.tolist(), pixels, strict=True)
+        for stored in coded.stored:
+            found |= zip(stored.positions.tolist(), stored.pixels, strict=True)
         places = sorted(found)
         lost = [(coded.names[place], reason) for place, reason in sorted(coded.missing.items())]
         return Decoded([coded.names[p] for p in places], [found[p] for p in places], lost)
