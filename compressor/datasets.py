@@ -286,7 +286,7 @@ class _Reader:
     def engine(self) -> Engine:
         """This process's: one that came along in a fork must not be used."""
         if self._engine is None or self._engine[0] != os.getpid():
-            self._engine = os.getpid(), Engine(self.archive.model.read, self._device)
+            self._engine = os.getpid(), Engine(self.archive.model, self._device)
         return self._engine[1]
 
 
