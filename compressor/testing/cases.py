@@ -20,6 +20,7 @@ from ..spec import DataSpec
 from ..training.dataset import Dataset, split_rows
 from ..training.loop import Budget, Loop, State
 from ..training.normalisation import Normalisation
+from ..training.rate import add_bottleneck
 from ..training.settings import TrainingSettings
 
 ROWS, SIDE, COLUMNS = 192, 16, 12
@@ -64,6 +65,15 @@ class Case:
         """A model after a short training; not to be changed."""
         loop = self.train(lambda *_: None)
         return loop.model.eval(), loop.state
+
+    def with_rate(self, rate: float) -> Autoencoder:
+        """A new one behind whose encoder there is a bottleneck, for training with that rate."""
+        model = self.model()
+        add_bottleneck(model, SETTINGS.model_copy(update={"rate": rate}))
+        assert model.bottleneck is not None
+        with torch.no_grad():
+            model.bottleneck.start(model.encode(self.x).mean)
+        return model
 
     def train(
         self,

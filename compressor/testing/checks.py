@@ -182,6 +182,21 @@ def loss_falls(case: Case) -> None:
     assert after < before, f"the distortion went from {before:.4g} to {after:.4g} in {STEPS} steps"
 
 
+def codes_shrink_with_a_rate(case: Case) -> None:
+    """Where bits cost something the code takes fewer of them."""
+    bits = []
+    for rate in (1e-6, 10.0):
+        model = case.train(lambda *_: None, model=case.with_rate(rate)).model
+        with torch.no_grad():
+            found = Pass(model, case.x).bits
+        assert found is not None and bool(found.isfinite().all()), "bits are not finite"
+        bits.append(float(found.mean()))
+    assert bits[1] < bits[0], (
+        f"a code takes {bits[1]:.4g} bits at a high rate and {bits[0]:.4g} at a low one: read the "
+        "code behind the bottleneck, passed.z or what comes of it, in some loss"
+    )
+
+
 def decoder_range(case: Case) -> None:
     """What is decoded is finite, and images stay near [0, 1]."""
     model, _ = case.trained
@@ -293,6 +308,7 @@ CHECKS: list[Callable[[Case], None]] = [
     finite_objective,
     no_files_or_network,
     loss_falls,
+    codes_shrink_with_a_rate,
     batch_independent_encoding,
     decoder_range,
     scores_for_each_input,

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from ..bottleneck.bottleneck import Bottleneck
 from ..plugin import Autoencoder, Pass
 from ..spec import DataSpec, ImageSpec
+from .normalisation import Normalisation, example
 from .settings import TrainingSettings
 
 INTERVAL = 25  # steps between two looks
@@ -25,6 +27,14 @@ def first_rate(settings: TrainingSettings) -> float:
     bits on few of their elements, which makes it steeper.
     """
     return 4 * 10 ** (-settings.quality / 10) if settings.quality is not None else 0.01
+
+
+@torch.no_grad()
+def add_bottleneck(model: Autoencoder, settings: TrainingSettings) -> None:
+    """Gives the model the bottleneck that the settings ask for."""
+    code = model.eval().encode(Normalisation(model.spec)(example(model.spec, 2))).mean
+    rate = settings.rate or first_rate(settings)
+    model.bottleneck = Bottleneck(tuple(code.shape[1:]), settings.prior, rate)
 
 
 def places(spec: DataSpec) -> int:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..bottleneck.bottleneck import Bottleneck
 from ..data.images import Pixels, Source
 from ..data.sources import open_source
 from ..engine.tiles import padded
@@ -32,8 +31,8 @@ from .bundle import bundle
 from .dataset import Dataset, Split, load_dataset, pieces, split_rows
 from .discriminator import WithDiscriminator
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
-from .normalisation import Normalisation, example
-from .rate import first_rate
+from .normalisation import Normalisation
+from .rate import add_bottleneck
 from .settings import TrainingSettings, split_settings
 
 STARTING = 64  # inputs from which the bottleneck's first steps come
@@ -133,11 +132,7 @@ def make_model(
     if training.discriminator:
         model = WithDiscriminator(model)
     if training.rate_distortion:
-        with torch.no_grad():
-            code = model.eval().encode(Normalisation(model.spec)(example(model.spec, 2))).mean
-        model.bottleneck = Bottleneck(
-            tuple(code.shape[1:]), training.prior, training.rate or first_rate(training)
-        )
+        add_bottleneck(model, training)
     return model
 
 
