@@ -167,7 +167,7 @@ def _opened(path: str, digest: str) -> tuple[Model, Engine]:
         raise ModelError(f"{path} is not the model that the array was written with; {hint}")
     if model.spec.kind != "image":
         raise ConfigError(f"{path} is a model of vectors; {NAME} stores images")
-    return model, Engine(model.read)
+    return model, Engine(model)
 
 
 # Sessions must not be used after a fork.

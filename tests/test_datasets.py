@@ -20,7 +20,9 @@ from compressor.archive.tables import Index
 from compressor.data.images import Pixels
 from compressor.datasets import ArchiveDataset, ArchiveStream
 from compressor.engine.engine import Engine
+from compressor.entropy.prior import Prior
 from compressor.errors import ArchiveError, ConfigError
+from compressor.spec import CodeSpec
 from compressor.verbs import compress, decompress, encode
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -302,18 +304,29 @@ def test_what_is_lost_is_left_out_and_named_in_the_log(
 def test_workers_decode_the_same(
     archive: Path, rebuilt: Pixels, method: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, decode = Engine.__init__, Engine.decode
+    made, decode, parsed, unpack = Engine.__init__, Engine.decode, Prior.from_bytes, blocks.unpack
 
     def making(engine: Any, *arguments: Any) -> None:
         engine.process = os.getpid()
         made(engine, *arguments)
 
     def decoding(engine: Any, *arguments: Any) -> Any:
-        assert engine.process == os.getpid(), "a session came along in a fork"
+        assert engine.process == os.getpid(), "an engine came along in a fork"
         return decode(engine, *arguments)
+
+    def parsing(content: bytes) -> Any:
+        prior: Any = parsed(content)
+        prior.process = os.getpid()
+        return prior
+
+    def unpacking(frame: bytes, prior: Any, code: CodeSpec) -> Any:
+        assert prior.process == os.getpid(), "a prior, which may have a network, did"
+        return unpack(frame, prior, code)
 
     monkeypatch.setattr(Engine, "__init__", making)
     monkeypatch.setattr(Engine, "decode", decoding)
+    monkeypatch.setattr(Prior, "from_bytes", parsing)
+    monkeypatch.setattr(blocks, "unpack", unpacking)
     dataset, stream = ArchiveDataset(archive, names=True), ArchiveStream(archive, names=True)
     dataset[0], next(iter(stream))  # so that the parent has sessions
     for data in (dataset, stream):
