@@ -205,7 +205,24 @@ def encode(data: str, model: str, output: str, device: str, force: bool, as_json
 @click.option("--no-embed", is_flag=True, help="Leave the model out; decompress with -m MODEL.")
 @device
 @click.option(
-    "--measure", is_flag=True, help="Decode too, and report PSNR; of vectors mse and snr."
+    "--min-psnr",
+    type=float,
+    metavar="DB",
+    help="Of images: store by --fallback what the model rebuilds with a lower PSNR.",
+)
+@click.option(
+    "--fallback",
+    metavar="NAME",
+    help="webp-lossless, webp, jpegxl-lossless or jpegxl, which need [jpegxl] "
+    "[default: webp-lossless].",
+)
+@click.option(
+    "--measure", is_flag=True, help="Decode too, and report PSNR and SSIM; of vectors mse and snr."
+)
+@click.option(
+    "--measurements",
+    metavar="FILE",
+    help="Of images: measure, and write each one's PSNR and SSIM to FILE.parquet or FILE.csv.",
 )
 @click.option(
     "--compare",
@@ -220,7 +237,10 @@ def compress(
     model: str,
     output: str,
     device: str,
+    min_psnr: float | None,
+    fallback: str | None,
     measure: bool,
+    measurements: str | None,
     compare: bool,
     no_embed: bool,
     resume: bool,
@@ -235,7 +255,10 @@ def compress(
         model,
         output,
         device=device,
+        min_psnr=min_psnr,
+        fallback=fallback,
         measure=measure,
+        measurements=measurements,
         compare=compare,
         embed=not no_embed,
         resume=resume,

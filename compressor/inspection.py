@@ -112,6 +112,7 @@ def _describe_archive(path: Path) -> dict[str, Any]:
     return {
         "images": archive.count,
         "left_out": archive.manifest.unreadable.count if archive.manifest else None,
+        "codecs": archive.codecs(),
         "parts": len(archive.part_numbers()),
         **sizes,
         "model_digest": archive.model.digest,

@@ -43,8 +43,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     "export": ("--output", "--force", "--json"),
     "encode": ("--model", "--output", "--force", "--json"),
     "compress": (
-        *("--model", "--output", "--device", "--measure", "--compare", "--resume"),
-        *("--force", "--json"),
+        *("--model", "--output", "--device", "--min-psnr", "--fallback", "--measure"),
+        *("--measurements", "--compare", "--resume", "--force", "--json"),
     ),
     "decompress": ("--output", "--only", "--force", "--json"),
     "score": (
@@ -208,6 +208,41 @@ def test_compress_tells_its_stable_keys(archive: tuple[Path, Ran], npy: Path) ->
     parts = told["model_bytes"] + told["items_bytes"] + told["payload_bytes"]
     assert 0 < told["ideal_bytes"] <= told["payload_bytes"] and parts < told["archive_bytes"]
     assert told["seconds"] > 0 and 10 < told["psnr"] < 50
+    assert told["psnr_min"] < told["psnr_mean"] and told["ssim_min"] < told["ssim"] < 1
+    assert (told["fallback_images"], told["fallback_bytes"], told["exact_images"]) == (0, 0, 0)
+
+
+def test_what_the_model_rebuilds_badly_is_stored_by_a_fallback(
+    npy: Path, model: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "m.csv"
+    options = ("--min-psnr", "14", "--fallback", "webp", "--measurements", table)
+    ran = run("compress", npy, "-m", model, "-o", tmp_path / "a", "--json", *options)
+    assert ran.code == 0, ran
+    told = as_object(ran)
+    assert 0 < told["fallback_images"] < 100 and told["psnr_min"] >= 14
+    assert len(table.read_text().splitlines()) == 101
+    codecs = as_object(run("inspect", tmp_path / "a", "--json"))["codecs"]
+    assert codecs["model"] == 100 - told["fallback_images"]
+    assert run("verify", tmp_path / "a").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--fallback", "webp"), "give that, too"),
+        (("--min-psnr", "30", "--fallback", "gif"), "--fallback gif: there is webp-lossless"),
+        (("--min-psnr", "-3"), "give a PSNR above 0 in dB"),
+        (("--min-psnr", "high"), "not a valid float"),
+        (("--measurements", "m.txt"), "they are written as .parquet or .csv"),
+    ],
+)
+def test_options_of_compress_that_cannot_be_end_with_2(
+    npy: Path, model: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    ran = run("compress", npy, "-m", model, "-o", tmp_path / "a", *options)
+    assert ran.code == 2 and words in ran.error
+    assert not list(tmp_path.iterdir())
 
 
 def test_decompress_tells_its_stable_keys(archive: tuple[Path, Ran], tmp_path: Path) -> None:

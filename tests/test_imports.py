@@ -49,7 +49,8 @@ folder = Path(sys.argv[1])
 data, model, archive = folder / "images.npy", folder / "model", folder / "archive"
 verbs.plugins()
 verbs.encode(data, model, folder / "codes.npy")
-verbs.compress(data, model, archive, measure=True)
+verbs.compress(data, model, archive, measure=True, min_psnr=14, fallback="jpegxl")
+assert verbs.inspect(archive)["codecs"].keys() > {"model"}
 verbs.decompress(archive, folder / "out.npy")
 verbs.decompress(archive, folder / "out", only="0000*")
 verbs.score(data, model, folder / "r.parquet", heatmaps=folder / "maps", report=folder / "r.html")

@@ -1,14 +1,16 @@
 """Blocks: the codes of some images of one size, entropy-coded together and framed with checksums.
 
-A frame says where it belongs and can be found without the index: see FORMAT.md.
+Or images of one size that a fallback codec stored: see stored.py. A frame says where it belongs and
+can be found without the index: see FORMAT.md.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,17 +18,30 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from ..data.images import Group
 from ..entropy import coder
 from ..entropy.tables import Codes, Tables
 from ..errors import ArchiveError, DataError, ModelError
 from ..spec import CodeSpec
 
-MAGIC = b"CBk\x01"  # its last byte is the version of everything that decoding needs
+MODEL = "model"  # in place of a codec's name
+# The magic of a frame says what stored its images; its last byte is the version of everything that
+# decoding needs.
+MAGICS = {
+    MODEL: b"CBk\x01",
+    "webp-lossless": b"CBw\x01",
+    "webp": b"CBv\x01",
+    "jpegxl-lossless": b"CBx\x01",
+    "jpegxl": b"CBj\x01",
+    "png": b"CBp\x01",
+}
 MAX_COUNT = 256  # images of a block
 GOOD_ELEMENTS = 1 << 22  # of a block that is made: random access costs decoding all of them
 MAX_ELEMENTS = 1 << 28  # of a block that is read: bounds memory, whatever a header claims
 PER_PART = 1 << 16  # blocks
 
+_CODECS = {magic: codec for codec, magic in MAGICS.items()}
+_ANY_MAGIC = re.compile(b"|".join(map(re.escape, _CODECS)))
 _FIELDS = struct.Struct("<4s7I")
 _CRC = struct.Struct("<I")
 HEADER_SIZE = _FIELDS.size + _CRC.size
@@ -47,39 +62,46 @@ class CodeGroup:
 class CodedImages:
     """Consecutive images as codes: what data.images.Images is for pixels.
 
-    ``names`` has every image; ``groups`` holds the codes by image size, each position of ``names``
-    at most once; ``missing`` maps the others to the reason (unreadable, or lost to damage).
+    ``names`` has every image; ``groups`` holds the codes by image size, ``stored`` the pixels of
+    those that a fallback codec stored, each position of ``names`` at most once; ``missing`` maps
+    the others to the reason (unreadable, or lost to damage).
     """
 
     names: list[str]
     groups: list[CodeGroup]
     missing: dict[int, str]
+    stored: list[Group] = field(default_factory=list)
 
 
 class Header(NamedTuple):
-    """A frame's header. ``number`` is part * 65536 + the block's ordinal within the part."""
+    """A frame's header. ``number`` is part * 65536 + the block's ordinal within the part.
 
+    ``content_crc`` is that of the codes, or of the pixels; 0 for those of a lossy codec.
+    """
+
+    codec: str
     number: int
     length: int  # of the payload, in bytes
     images: int
     height: int
     width: int
     payload_crc: int
-    codes_crc: int
+    content_crc: int
 
     def to_bytes(self) -> bytes:
-        fields = _FIELDS.pack(MAGIC, *self)
+        fields = _FIELDS.pack(MAGICS[self.codec], *self[1:])
         return fields + _CRC.pack(google_crc32c.value(fields))
 
     @classmethod
     def parse(cls, frame: bytes) -> Header | None:
         """The header at the start of ``frame``; None if there is no sound one."""
-        if len(frame) < HEADER_SIZE or not frame.startswith(MAGIC):
+        if len(frame) < HEADER_SIZE or frame[:4] not in _CODECS:
             return None
         fields = frame[: _FIELDS.size]
         if _CRC.unpack_from(frame, _FIELDS.size) != (google_crc32c.value(fields),):
             return None
-        header = cls(*_FIELDS.unpack(fields)[1:])
+        magic, *numbers = _FIELDS.unpack(fields)
+        header = cls(_CODECS[magic], *numbers)
         return header if 1 <= header.images <= MAX_COUNT else None
 
 
@@ -97,13 +119,14 @@ def pack(codes: Codes, height: int, width: int, prior: Tables) -> bytes:
         raise DataError(f"images of {height}x{width} have too large a code for an archive")
     payload = coder.encode(codes, prior)
     header = Header(
+        codec=MODEL,
         number=0,
         length=len(payload),
         images=len(codes),
         height=height,
         width=width,
         payload_crc=google_crc32c.value(payload),
-        codes_crc=_codes_crc(codes),
+        content_crc=_codes_crc(codes),
     )
     return header.to_bytes() + payload
 
@@ -117,10 +140,10 @@ def numbered(frame: bytes, number: int) -> tuple[Header, bytes]:
     return header, header.to_bytes() + frame[HEADER_SIZE:]
 
 
-def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int]:
-    """Codes int32 (n, *shape), height and width; all lengths and checksums are checked.
+def opened(frame: bytes) -> tuple[Header, str, bytes]:
+    """The header, the block's name for messages, and the payload, which has its checksum.
 
-    Raises ArchiveError that names the block; no codes but those packed ever come out.
+    Raises ArchiveError that names the block.
     """
     header = Header.parse(frame)
     if header is None:
@@ -132,6 +155,15 @@ def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int
         raise ArchiveError(f"{block} is cut short")
     if google_crc32c.value(payload) != header.payload_crc:
         raise ArchiveError(f"{block} is damaged: its payload does not have its checksum")
+    return header, block, payload
+
+
+def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int]:
+    """Codes int32 (n, *shape), height and width; all lengths and checksums are checked.
+
+    Raises ArchiveError that names the block; no codes but those packed ever come out.
+    """
+    header, block, payload = opened(frame)
     shape = code.shape_for(header.height, header.width)
     if not 1 <= header.images * math.prod(shape) <= MAX_ELEMENTS:
         raise ArchiveError(
@@ -142,7 +174,7 @@ def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int
         codes = coder.decode(payload, header.images, shape, prior)
     except (ArchiveError, ModelError) as error:
         raise ArchiveError(f"{block} cannot be decoded: {error}") from error
-    if _codes_crc(codes) != header.codes_crc:
+    if _codes_crc(codes) != header.content_crc:
         raise ArchiveError(
             f"{block} decodes to codes without their checksum: it was made with another prior"
         )
@@ -168,12 +200,11 @@ def _next_header(file: BinaryIO, position: int, size: int) -> tuple[int, Header]
     while position + HEADER_SIZE <= size:
         file.seek(position)
         piece = file.read(_PIECE)
-        start = piece.find(MAGIC)
-        while 0 <= start <= len(piece) - HEADER_SIZE:
+        for match in _ANY_MAGIC.finditer(piece):
+            start = match.start()
             header = Header.parse(piece[start : start + HEADER_SIZE])
             if header is not None and position + start + HEADER_SIZE + header.length <= size:
                 return position + start, header
-            start = piece.find(MAGIC, start + 1)
         # A header may straddle two pieces: the next one starts where it could.
         position += max(len(piece) - HEADER_SIZE + 1, 1)
     return None

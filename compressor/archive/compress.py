@@ -4,49 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.images import Images, Pixels, Rows
+from ..data.images import Group, Images, Pixels, Rows
 from ..data.sources import open_source
 from ..engine.job import Job, fitting
 from ..errors import ConfigError
-from ..files import refuse_input
+from ..files import refuse_existing, refuse_input
 from ..log import log
 from ..report.rivals import compare as compare_rivals
-from ..spec import DataSpec, VectorSpec, size_of
-from .blocks import CodedImages, CodeGroup
+from ..spec import VectorSpec, size_of
+from .blocks import MODEL, CodedImages, CodeGroup
+from .fallback import FALLBACKS, Fallback
+from .quality import (
+    ImageQuality,
+    Quality,
+    Rebuilt,
+    VectorQuality,
+    measurements_file,
+    psnr,
+    structural_similarity,
+)
+from .stored import StoredGroup
 from .writer import ArchiveWriter, PackedImages, pack_images
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A chunk as blocks; where measured, with the sums over its numbers."""
+    """A chunk as blocks; where it is measured, with what Quality.measure found."""
 
     packed: PackedImages
-    quality: Quality
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Sums over so many numbers: of squared errors, and of squares of the numbers themselves.
-
-    Of images in grey levels; of vectors in standardised units, (value - mean) / scale.
-    """
-
-    squared_error: float = 0.0
-    squares: float = 0.0
-    elements: int = 0
-
-    def __add__(self, other: Quality) -> Quality:
-        return Quality(
-            self.squared_error + other.squared_error,
-            self.squares + other.squares,
-            self.elements + other.elements,
-        )
+    measures: Any  # of Quality.measure
 
 
 def compress(
@@ -56,6 +49,9 @@ def compress(
     *,
     device: str = "auto",
     measure: bool = False,
+    measurements: str | Path | None = None,
+    min_psnr: float | None = None,
+    fallback: str | None = None,
     compare: bool = False,
     embed: bool = True,
     resume: bool = False,
@@ -64,53 +60,94 @@ def compress(
 ) -> dict[str, Any]:
     """Compresses ``data`` into the archive ``output``; ``resume`` goes on with a job cut short.
 
-    ``measure`` decodes too, for the PSNR: 10 log10(255^2 / MSE) in dB, pooled over all pixels,
-    channels and images after rounding; of vectors for ``mse``, that of standardised values, and
-    ``snr``, 10 log10 of their mean square over it, in dB. ``compare`` measures and then says what
-    other codecs need for the same PSNR. Without ``embed`` the archive names its model by hash
-    alone.
+    ``min_psnr``: an image that comes back from the model with a lower PSNR, in dB, is stored by
+    ``fallback`` instead: webp-lossless (the default), webp, jpegxl-lossless or jpegxl. What counts
+    are the pixels that come back, after rounding, on this device.
+
+    ``measure`` decodes too. Of images it gives ``psnr``, 10 log10(255^2 / MSE) in dB, pooled over
+    all pixels, channels and images after rounding; over the images' own PSNR ``psnr_mean``, without
+    those that came back exactly, which are counted as ``exact_images``, and ``psnr_min``; and over
+    their SSIM (Wang et al. 2004) ``ssim``, the mean, and ``ssim_min``. Of vectors it gives ``mse``,
+    that of standardised values, and ``snr``, 10 log10 of their mean square over it, in dB.
+    ``measurements``: a .parquet or .csv with a row an image, path, psnr, ssim and codec.
+    ``compare`` measures and then says what other codecs need for the same PSNR. Without ``embed``
+    the archive names its model by hash alone.
 
     Gives images, unreadable, raw_bytes, archive_bytes, model_bytes, items_bytes, payload_bytes,
-    ideal_bytes, bits_per_pixel (of vectors: bits_per_value), seconds, device, and psnr (of vectors:
-    mse and snr) if measured. Raises CompressorError.
+    ideal_bytes, fallback_images, fallback_bytes (of the payload), bits_per_pixel (of vectors:
+    bits_per_value), seconds, device, and what was measured. Raises CompressorError.
     """
-    refuse_input(Path(output), data, model)
-    measure = measure or compare
+    output = Path(output)
+    refuse_input(output, data, model)
+    table = None if measurements is None else Path(measurements)
+    if table is not None:
+        _refuse_table(table, output, data, model, force)
+    if fallback is not None and min_psnr is None:
+        raise ConfigError("--fallback stores images below --min-psnr: give that, too")
+    store = None if min_psnr is None else Fallback(fallback or FALLBACKS[0], min_psnr)
+    measure = measure or compare or table is not None
     job = Job("compress", data, model, device)
     spec = job.model.spec
-    if compare and isinstance(spec, VectorSpec):
-        raise ConfigError("--compare is for images; these are vectors: leave it out")
-    quality = Quality()
+    if isinstance(spec, VectorSpec):
+        for option, given in (
+            ("--compare", compare),
+            ("--min-psnr", store is not None),
+            ("--measurements", table is not None),
+        ):
+            if given:
+                raise ConfigError(f"{option} is for images; these are vectors: leave it out")
+    elif measure:
+        structural_similarity()  # missing now, and not when the first images are coded
+    quality: Quality = VectorQuality(spec) if isinstance(spec, VectorSpec) else ImageQuality()
 
     def work(images: Images) -> Compressed:
-        groups, found = [], Quality()
+        groups: list[CodeGroup] = []
+        stored: list[StoredGroup] = []
+        rebuilt: list[Rebuilt] = []
         for group in images.groups:
             height, width = size_of(group.pixels.shape[1:])
             codes = job.engine.encode(group.pixels)
-            groups.append(CodeGroup(group.positions, height, width, codes))
-            if measure:
+            kept = np.ones(len(codes), bool)
+            if store is not None or measure:
                 decoded = job.engine.decode(codes, height, width)
-                found += _quality(spec, group.pixels, decoded)
+                if store is not None:
+                    kept = psnr(group.pixels, decoded) >= store.min_psnr
+                    found = store.store(Group(group.positions[~kept], group.pixels[~kept]))
+                    stored += found
+                    rebuilt += [Rebuilt(s.positions, s.codec, s.originals, s.pixels) for s in found]
+                rebuilt.append(
+                    Rebuilt(group.positions[kept], MODEL, group.pixels[kept], decoded[kept])
+                )
+            if kept.any():
+                groups.append(CodeGroup(group.positions[kept], height, width, codes[kept]))
         coded = CodedImages(images.names, groups, images.unreadable)
-        return Compressed(pack_images(coded, job.model.prior), found)
+        measures = quality.measure(images.names, rebuilt) if measure else None
+        return Compressed(pack_images(coded, job.model.prior, stored), measures)
 
     identity = {
         "source": job.source.fingerprint(),
         "images in a chunk": str(job.chunk),
     }
-    with ArchiveWriter(
-        Path(output), job.model, identity, force=force, resume=resume, embed=embed
-    ) as writer:
+    if store is not None:
+        identity |= {"min-psnr": str(store.min_psnr), "fallback": store.name}
+    with ExitStack() as outputs:
+        rows = outputs.enter_context(measurements_file(table, force)) if table else None
+        writer = outputs.enter_context(
+            ArchiveWriter(output, job.model, identity, force=force, resume=resume, embed=embed)
+        )
         done = writer.consumed
         if done:
             log.info("resuming: %d %ss are in the archive already", done, spec.kind)
-        # A PSNR is over all images, those of an earlier run included.
+        # What is measured is all images, those of an earlier run included.
         position = 0 if measure else done
         for images, result in job.run(work, start=position, progress=progress):
             position += len(images.names)
             if position > done:
                 writer.add(result.packed)
-            quality += result.quality
+            if measure:
+                quality.add(result.measures)
+            if rows is not None:
+                rows.write_table(result.measures.table())
     sizes = writer.sizes
     places = sizes.raw_bytes // spec.bytes_per_place
     unit = "value" if isinstance(spec, VectorSpec) else "pixel"
@@ -122,7 +159,7 @@ def compress(
         "unreadable": writer.unreadable.count,
     }
     if measure:
-        summary |= _figures(spec, quality)
+        summary |= quality.figures()
     if compare:
         log.info("comparing with other codecs")
         rivals = compare_rivals(_pixels(job, data), summary["psnr"] or math.inf)
@@ -133,27 +170,17 @@ def compress(
     return summary
 
 
-def _quality(spec: DataSpec, original: Rows, decoded: Rows) -> Quality:
-    if isinstance(spec, VectorSpec):
-        mean, scale = np.array(spec.mean), np.array(spec.scale)
-        difference, values = (original.astype(np.float64) - decoded) / scale, original - mean
-        squares = float(np.square(values / scale).sum())
-        return Quality(float(np.square(difference).sum()), squares, original.size)
-    difference = original.astype(np.int32) - decoded
-    return Quality(int(np.square(difference).sum(dtype=np.int64)), 0.0, original.size)
-
-
-def _figures(spec: DataSpec, quality: Quality) -> dict[str, float | None]:
-    """None, in dB, where nothing was lost; of vectors, also where it is no finite number."""
-    error = quality.squared_error
-    if isinstance(spec, VectorSpec):
-        if not math.isfinite(error):
-            return {"mse": None, "snr": None}
-        known = error > 0 and quality.squares > 0
-        snr = round(10 * math.log10(quality.squares / error), 4) if known else None
-        return {"mse": error / quality.elements, "snr": snr}
-    peak = 255**2 * quality.elements
-    return {"psnr": round(10 * math.log10(peak / error), 4) if error else None}
+def _refuse_table(
+    table: Path, output: Path, data: str | Path | Rows, model: str | Path, force: bool
+) -> None:
+    """Raises ConfigError or OutputError for a file of measurements that cannot be written."""
+    if table.suffix not in (".parquet", ".csv"):
+        raise ConfigError(f"--measurements {table}: they are written as .parquet or .csv")
+    inside = output.absolute().resolve()
+    if inside in (table.absolute().resolve(), *table.absolute().resolve().parents):
+        raise ConfigError(f"--measurements {table}: give a file outside of the archive {output}")
+    refuse_input(table, data, model)
+    refuse_existing(table, force)
 
 
 def _pixels(job: Job, data: str | Path | Rows) -> Iterator[Pixels]:

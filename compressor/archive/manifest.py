@@ -16,7 +16,8 @@ from ..model import FileEntry
 from ..spec import DataSpec
 
 FORMAT: Final = "compressor-archive"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+READ_VERSIONS: Final = (1, 2)  # 1 knows no images that a fallback codec stored
 MAX_MANIFEST = 1 << 28  # bytes
 MAX_NAMED = 1000  # unreadable images that the manifest names
 
@@ -49,7 +50,7 @@ class ArchiveManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: Literal["compressor-archive"] = FORMAT
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
     created_by: str = f"compressor {__version__}"
     images: int
     unreadable: Unreadable = Unreadable()
@@ -120,10 +121,10 @@ def read_manifest(folder: Path) -> ArchiveManifest:
         raise ArchiveError(f"{folder}/manifest.json is not an archive's manifest") from error
     if name != FORMAT:
         raise ArchiveError(f"{folder} is a {name}, not an archive")
-    if version != FORMAT_VERSION:
+    if version not in READ_VERSIONS:
         raise ArchiveError(
             f"{folder} has archive format version {version}; compressor {__version__} reads "
-            f"version {FORMAT_VERSION}: update compressor"
+            f"versions {' and '.join(map(str, READ_VERSIONS))}: update compressor"
         )
     try:
         return ArchiveManifest.model_validate(data)

@@ -13,4 +13,4 @@ def decoded_images(coded: CodedImages, engine: Engine) -> Images:
         Group(group.positions, engine.decode(group.codes, group.height, group.width))
         for group in coded.groups
     ]
-    return Images(coded.names, groups, coded.missing)
+    return Images(coded.names, [*groups, *coded.stored], coded.missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data.images import Group, Pixels
 from ..entropy.tables import Codes
 from ..errors import ArchiveError, ModelError, UnreadableImage
 from ..model import Model, decoding_files
 from . import blocks
-from .blocks import HEADER_SIZE, PER_PART, CodedImages, CodeGroup, Header
+from .blocks import HEADER_SIZE, MAGICS, MODEL, PER_PART, CodedImages, CodeGroup, Header
 from .manifest import (
     MAX_MANIFEST,
     ArchiveManifest,
@@ -27,6 +28,7 @@ from .manifest import (
     read_manifest,
     read_small,
 )
+from .stored import unpack_stored
 from .tables import MAX_ROWS, MAX_UNPACKED, Index, Integers, Items
 
 SEGMENT_IMAGES = 1024  # a segment is complete when it has them
@@ -36,11 +38,17 @@ SEGMENT_PIXELS = 1 << 24  # or these
 class Place(NamedTuple):
     """Where a frame is, and what its header says."""
 
+    codec: str
     offset: int
     length: int
     images: int
     height: int
     width: int
+
+    @classmethod
+    def of(cls, offset: int, header: Header) -> Place:
+        size = header.height, header.width
+        return cls(header.codec, offset, header.length, header.images, *size)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,12 @@ class Archive:
             return self.manifest.images
         return sum(len(self.part(number).items) for number in self.part_numbers())
 
+    def codecs(self) -> dict[str, int]:
+        """How many images the model stored, and how many each fallback codec; reads all items."""
+        parts = (self.part(number) for number in self.part_numbers())
+        counts = Counter(codec for part in parts for codec in part.items.codec)
+        return {codec: counts[codec] for codec in MAGICS if codec in counts}
+
     def part_numbers(self) -> list[int]:
         if self.manifest is not None:
             return list(range(len(self.manifest.parts)))
@@ -113,8 +127,9 @@ class Archive:
         items_name, frames_name, index_name = part_files(number)
         try:
             index = Index.from_bytes(self._checked(index_name))
-            columns = (column.tolist() for column in vars(index).values())
-            places = {at: Place(*row) for at, row in enumerate(zip(*columns, strict=True))}
+            codec, *columns = vars(index).values()
+            rows = zip(codec, *(column.tolist() for column in columns), strict=True)
+            places = {at: Place(*row) for at, row in enumerate(rows)}
         except ArchiveError as error:
             self._note(f"{self.path}/{index_name} {error}; the blocks were found without it")
             places = self._scanned(number, self.path / frames_name)
@@ -137,13 +152,14 @@ class Archive:
                 part, ordinal = divmod(header.number, PER_PART)
                 images += header.images
                 if part == number and ordinal not in places and images <= MAX_ROWS:
-                    places[ordinal] = _place(offset, header)
+                    places[ordinal] = Place.of(offset, header)
         except OSError as error:
             self._note(f"{frames} cannot be read: {error.strerror}")
         return places
 
-    def codes(self, part: Part, block: int) -> Codes:
-        """The codes of a block, (n, *shape); ArchiveError, naming it, if they are lost."""
+    def content(self, part: Part, block: int) -> Codes | Pixels:
+        """The codes of a block, (n, *shape), or of one that a fallback stored its pixels,
+        (n, H, W, C); ArchiveError, naming it, if they are lost."""
         where = f"block {block} of part {part.number}"
         place = part.places.get(block)
         if place is None:
@@ -161,12 +177,19 @@ class Archive:
         header = Header.parse(frame)
         if header is None:
             raise ArchiveError(f"{where} is damaged: its header does not have its checksum")
-        if header.number != part.number * PER_PART + block or _place(place.offset, header) != place:
+        if (
+            header.number != part.number * PER_PART + block
+            or Place.of(place.offset, header) != place
+        ):
             raise ArchiveError(f"{where} is not what its index says")
         try:
             self.model.spec.check(self.model.spec.shape_of(header.height, header.width))
         except UnreadableImage as error:
             raise ArchiveError(f"{where} {error}") from error
+        if place.codec != MODEL:
+            if self.model.spec.kind != "image":
+                raise ArchiveError(f"{where} holds images, and this is an archive of vectors")
+            return unpack_stored(frame, self.model.spec.channels)
         return blocks.unpack(frame, self.model.prior, self.model.code)[0]
 
     def segments(self, only: str | None = None) -> Iterator[Segment]:
@@ -189,11 +212,12 @@ class Archive:
         """
         items = part.items
         found: dict[tuple[int, int], list[tuple[Integers, Codes]]] = defaultdict(list)
+        stored: list[Group] = []
         missing: dict[int, str] = {}
         for block in np.unique(items.block[rows]).tolist():
             positions = np.flatnonzero(items.block[rows] == block)
             try:
-                codes = self.codes(part, block)
+                content = self.content(part, block)
             except ArchiveError as error:
                 missing |= dict.fromkeys(positions.tolist(), f"lost: {error}")
                 continue
@@ -208,8 +232,11 @@ class Archive:
                 positions[~sound].tolist(),
                 f"lost: block {block} has no such {self.model.spec.kind}",
             )
-            chosen = codes[items.index[of_block[sound]]]
-            found[place.height, place.width].append((positions[sound], chosen))
+            chosen = content[items.index[of_block[sound]]]
+            if place.codec == MODEL:
+                found[place.height, place.width].append((positions[sound], chosen))
+            elif len(chosen):
+                stored.append(Group(positions[sound], chosen))
         groups = [
             CodeGroup(
                 np.concatenate([positions for positions, _ in pieces]),
@@ -219,7 +246,7 @@ class Archive:
             )
             for (height, width), pieces in found.items()
         ]
-        return CodedImages([items.path[row] for row in rows], groups, missing)
+        return CodedImages([items.path[row] for row in rows], groups, missing, stored)
 
     def _checked(self, name: str) -> bytes:
         """A small file's content; ArchiveError, without its name, unless the manifest agrees."""
@@ -276,10 +303,6 @@ def _proves(path: Path, given: Model) -> bool:
         return False
 
 
-def _place(offset: int, header: Header) -> Place:
-    return Place(offset, header.length, header.images, header.height, header.width)
-
-
 def _numbered_items(part: int, places: dict[int, Place], channels: int) -> Items:
     """Items in the order of the blocks, for a part that lost its own."""
     ordinals = sorted(places)
@@ -296,6 +319,9 @@ def _numbered_items(part: int, places: dict[int, Place], channels: int) -> Items
         height=column([places[ordinal].height for ordinal in ordinals]),
         width=column([places[ordinal].width for ordinal in ordinals]),
         channels=np.full(total, channels),
+        codec=[
+            places[ordinal].codec for ordinal in ordinals for _ in range(places[ordinal].images)
+        ],
     )
 
 

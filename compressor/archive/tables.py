@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ArchiveError
+from .blocks import MAGICS, MODEL
 
 Integers = npt.NDArray[np.int64]
 
@@ -17,6 +20,7 @@ MAX_ROWS = 1 << 16  # of a part, in either file
 MAX_NAME = 4096  # bytes of UTF-8
 MAX_UNPACKED = MAX_ROWS * (MAX_NAME + 64)  # bytes, whatever a footer claims
 
+_CODEC = pa.field("codec", pa.string(), nullable=False)  # there only where not all are the model's
 _ITEMS = pa.schema(
     [pa.field("path", pa.string(), nullable=False)]
     + [
@@ -35,9 +39,13 @@ _INDEX = pa.schema(
 
 @dataclass(frozen=True)
 class Items:
-    """The images of a part in source order: name, block, index within it, size; each (n,)."""
+    """The images of a part in source order: name, block, index within it, size; each (n,).
+
+    ``codec`` says what stored each; the file lacks the column where that is the model for all.
+    """
 
     path: list[str]
+    codec: list[str]
     block: Integers
     index: Integers
     height: Integers
@@ -48,23 +56,25 @@ class Items:
         return len(self.path)
 
     def to_bytes(self) -> bytes:
-        return _to_parquet(pa.Table.from_pydict(vars(self), schema=_ITEMS))
+        return _to_parquet(vars(self), _ITEMS)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Items:
         """Raises ArchiveError if ``content`` is no such Parquet file."""
         table = _from_parquet(content, _ITEMS)
-        try:
-            path = table["path"].to_pylist()
-        except UnicodeDecodeError as error:
-            raise ArchiveError("has a name that is not UTF-8") from error
-        return cls(path, *(_integers(table, name) for name in _ITEMS.names[1:]))
+        path = _strings(table, "path")
+        numbers = [_integers(table, name) for name in _ITEMS.names[1:]]
+        return cls(path, _codecs(table), *numbers)
 
 
 @dataclass(frozen=True)
 class Index:
-    """The frames of a part in order: offset, payload length, images, their size; each (n,)."""
+    """The frames of a part in order: offset, payload length, images, their size; each (n,).
 
+    ``codec`` says what stored each one's images, as in Items.
+    """
+
+    codec: list[str]
     offset: Integers
     length: Integers
     count: Integers
@@ -75,21 +85,25 @@ class Index:
         return len(self.offset)
 
     def to_bytes(self) -> bytes:
-        return _to_parquet(pa.Table.from_pydict(vars(self), schema=_INDEX))
+        return _to_parquet(vars(self), _INDEX)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Index:
         """Raises ArchiveError if ``content`` is no such Parquet file."""
         table = _from_parquet(content, _INDEX)
-        index = cls(*(_integers(table, name) for name in _INDEX.names))
-        if any(np.any(column < 0) for column in vars(index).values()):
+        columns = [_integers(table, name) for name in _INDEX.names]
+        index = cls(_codecs(table), *columns)
+        if any(np.any(column < 0) for column in columns):
             raise ArchiveError("has negative numbers")
         if index.count.sum() > MAX_ROWS:
             raise ArchiveError(f"claims more than {MAX_ROWS} images")
         return index
 
 
-def _to_parquet(table: pa.Table) -> bytes:
+def _to_parquet(columns: Mapping[str, Any], schema: pa.Schema) -> bytes:
+    if any(codec != MODEL for codec in columns["codec"]):
+        schema = schema.append(_CODEC)
+    table = pa.table([columns[name] for name in schema.names], schema)
     sink = pa.BufferOutputStream()
     encoding = {
         field.name: "DELTA_BYTE_ARRAY" if field.type == pa.string() else "DELTA_BINARY_PACKED"
@@ -112,7 +126,7 @@ def _to_parquet(table: pa.Table) -> bytes:
 def _from_parquet(content: bytes, schema: pa.Schema) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        if not file.schema_arrow.equals(schema):
+        if not any(file.schema_arrow.equals(one) for one in (schema, schema.append(_CODEC))):
             raise ArchiveError("does not have the columns of the format")
         metadata = file.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -125,6 +139,23 @@ def _from_parquet(content: bytes, schema: pa.Schema) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         raise ArchiveError("is damaged: it cannot be read as Parquet") from error
     return table
+
+
+def _codecs(table: pa.Table) -> list[str]:
+    if _CODEC.name not in table.column_names:
+        return [MODEL] * len(table)
+    codecs = _strings(table, _CODEC.name)
+    unknown = set(codecs) - MAGICS.keys()
+    if unknown:
+        raise ArchiveError(f"has a codec that this version does not know: {min(unknown)!r}")
+    return codecs
+
+
+def _strings(table: pa.Table, name: str) -> list[str]:
+    try:
+        return table[name].to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError as error:
+        raise ArchiveError("has a name that is not UTF-8") from error
 
 
 def _integers(table: pa.Table, name: str) -> Integers:

@@ -12,14 +12,15 @@ from ..errors import ArchiveError
 from ..model import Model
 from .blocks import HEADER_SIZE, PER_PART, scan
 from .manifest import ArchiveManifest, DamagedManifest, entry_of, part_files, read_manifest
-from .reader import Archive, Part
+from .reader import Archive, Part, Place
 
 
 def verify_archive(path: Path, model: Model | None = None) -> list[str]:
     """One sentence for each thing that is wrong; empty if all is well.
 
-    A changed, missing or additional byte in any file is found. Decodes the codes of all blocks.
-    Raises ArchiveError if ``path`` is no archive, or has a newer version.
+    A changed, missing or additional byte in any file is found. Decodes the codes of all blocks,
+    and the images that a fallback stored. Raises ArchiveError if ``path`` is no archive, or has a
+    newer version; MissingDependency if the fallback's codec is not installed.
     """
     problems: list[str] = []
     for problem in iterate_problems(path, model):
@@ -72,7 +73,7 @@ def _check_files(path: Path, manifest: ArchiveManifest) -> Iterator[str]:
 
 
 def _check_part(archive: Archive, part: Part) -> Iterator[str]:
-    """Frames that fill their file and agree with the index, codes that decode, images once each."""
+    """Frames that fill their file and agree with the index, that decode, images once each."""
     name = f"{archive.path}/{part_files(part.number)[1]}"
     end = ordinal = 0
     try:
@@ -80,7 +81,8 @@ def _check_part(archive: Archive, part: Part) -> Iterator[str]:
             if offset != end:
                 yield f"{name}: bytes {end} to {offset} hold no block"
             place = part.places.get(ordinal)
-            if header.number != part.number * PER_PART + ordinal or place != (offset, *header[1:5]):
+            number = part.number * PER_PART + ordinal
+            if header.number != number or place != Place.of(offset, header):
                 yield f"{name}: block {ordinal} and the index do not agree"
             end, ordinal = offset + HEADER_SIZE + header.length, ordinal + 1
         if Path(name).stat().st_size != end:
@@ -92,7 +94,7 @@ def _check_part(archive: Archive, part: Part) -> Iterator[str]:
 
     for block in sorted(part.places):
         try:
-            archive.codes(part, block)
+            archive.content(part, block)
         except ArchiveError as error:
             yield f"{name}: {error}"
 
@@ -101,8 +103,11 @@ def _check_part(archive: Archive, part: Part) -> Iterator[str]:
     if sorted(zip(items.block.tolist(), items.index.tolist(), strict=True)) != sorted(held):
         yield f"{archive.path}: part {part.number} does not have each {kind} exactly once"
     else:
-        sizes = np.array([part.places[block][3:] for block in items.block.tolist()]).reshape(-1, 2)
+        places = [part.places[block] for block in items.block.tolist()]
+        sizes = np.array([(place.height, place.width) for place in places]).reshape(-1, 2)
         if not np.array_equal(sizes, np.stack([items.height, items.width], axis=1)):
             yield f"{archive.path}: part {part.number} has items of another size"
+        if items.codec != [place.codec for place in places]:
+            yield f"{archive.path}: part {part.number} has items of another codec"
     if np.any(items.channels != archive.model.spec.channels):
         yield f"{archive.path}: part {part.number} has items with other channels"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..files import output_errors, refuse_irreplaceable, replace_folder, sync, w
 from ..model import FileEntry, Model, decoding_files
 from .blocks import (
     HEADER_SIZE,
+    MODEL,
     PER_PART,
     CodedImages,
     Header,
@@ -37,6 +38,7 @@ from .blocks import (
     pack,
 )
 from .manifest import FORMAT, ArchiveManifest, PartEntry, Unreadable, entry_of, part_files
+from .stored import StoredGroup, pack_stored
 from .tables import MAX_NAME, MAX_ROWS, Index, Items
 
 PART_IMAGES = MAX_ROWS
@@ -47,7 +49,8 @@ MAX_PARTS = 1 << 16
 @dataclass(frozen=True)
 class PackedImages:
     """Consecutive images of the source, coded: ``block[i]`` says which of ``frames`` holds the
-    code of ``names[i]``, and ``index[i]`` where in it. ``unreadable`` are names and reasons."""
+    code (or the file) of ``names[i]``, and ``index[i]`` where in it. ``unreadable`` are names and
+    reasons."""
 
     names: list[str]
     block: npt.NDArray[np.int64]
@@ -58,8 +61,11 @@ class PackedImages:
     ideal_bits: float  # of the codes under the prior
 
 
-def pack_images(images: CodedImages, prior: Tables) -> PackedImages:
-    """Entropy-codes images into blocks; may run in any thread.
+def pack_images(
+    images: CodedImages, prior: Tables, stored: Sequence[StoredGroup] = ()
+) -> PackedImages:
+    """Entropy-codes images into blocks, and puts those that a fallback ``stored`` into blocks of
+    their own; may run in any thread.
 
     Raises DataError for a name that no archive can hold.
     """
@@ -77,9 +83,19 @@ def pack_images(images: CodedImages, prior: Tables) -> PackedImages:
             block[positions] = len(frames)
             index[positions] = np.arange(len(codes))
             frames.append(pack(codes, group.height, group.width, prior))
+    for files in stored:
+        count, height, width, channels = files.pixels.shape
+        pixels += count * height * width
+        step = images_per_block((height, width, channels))
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            positions = files.positions[some]
+            block[positions] = len(frames)
+            index[positions] = np.arange(len(positions))
+            frames.append(pack_stored(files.codec, files.files[some], files.pixels[some]))
     readable = np.flatnonzero(block >= 0)
     if len(readable) + len(images.missing) != len(images.names):
-        raise ValueError("each image must have a code or be missing")
+        raise ValueError("each image must have a code, be stored or be missing")
     names = [images.names[position] for position in readable]
     for name in names:
         _check_name(name)
@@ -92,7 +108,10 @@ def pack_images(images: CodedImages, prior: Tables) -> PackedImages:
 @dataclass(frozen=True)
 class Sizes:
     """Bytes: of the pixels (or a vector's numbers), of the codes by the prior's ideal lengths, and
-    on disk those of the embedded model, the items, the entropy-coded payload and all together."""
+    on disk those of the embedded model, the items, the payload of the blocks and all together.
+
+    ``fallback_images`` of the images were stored by a fallback codec; their ``fallback_bytes`` are
+    a part of the payload, and not of the ideal."""
 
     raw_bytes: int
     ideal_bytes: int
@@ -100,6 +119,8 @@ class Sizes:
     items_bytes: int
     payload_bytes: int
     archive_bytes: int
+    fallback_images: int
+    fallback_bytes: int
 
 
 class Ledger(BaseModel):
@@ -115,6 +136,8 @@ class Ledger(BaseModel):
     pixels: int = 0
     ideal_bits: float = 0
     payload_bytes: int = 0
+    fallback_images: int = 0
+    fallback_bytes: int = 0
     unreadable: Unreadable = Unreadable()
     parts: tuple[PartEntry, ...] = ()
     files: dict[str, FileEntry] = {}
@@ -237,6 +260,8 @@ class ArchiveWriter:
         self._ledger = ledger.model_copy(
             update={
                 "payload_bytes": ledger.payload_bytes + part.payload_bytes,
+                "fallback_images": ledger.fallback_images + part.fallback_images,
+                "fallback_bytes": ledger.fallback_bytes + part.fallback_bytes,
                 "parts": (*ledger.parts, part.entry),
                 "files": ledger.files | part.finish(),
             }
@@ -270,6 +295,8 @@ class ArchiveWriter:
             items_bytes=_bytes_below(self._folder / "items"),
             payload_bytes=self._ledger.payload_bytes,
             archive_bytes=_bytes_below(self._folder),
+            fallback_images=self._ledger.fallback_images,
+            fallback_bytes=self._ledger.fallback_bytes,
         )
         refuse_irreplaceable(self.path, self._force, FORMAT)  # it may have come meanwhile
         replace_folder(self._folder, self.path)
@@ -350,6 +377,14 @@ class _Part:
     def payload_bytes(self) -> int:
         return sum(header.length for header in self._headers)
 
+    @property
+    def fallback_images(self) -> int:
+        return sum(header.images for header in self._headers if header.codec != MODEL)
+
+    @property
+    def fallback_bytes(self) -> int:
+        return sum(header.length for header in self._headers if header.codec != MODEL)
+
     def has_room_for(self, packed: PackedImages) -> bool:
         full = self.payload_bytes >= PART_BYTES
         return not full and len(self._names) + len(packed.names) <= PART_IMAGES
@@ -376,6 +411,7 @@ class _Part:
             count=np.array([header.images for header in self._headers]),
             height=height,
             width=width,
+            codec=[header.codec for header in self._headers],
         )
         block = np.concatenate(self._blocks)
         items = Items(
@@ -385,6 +421,7 @@ class _Part:
             height=height[block],
             width=width[block],
             channels=np.full(len(block), self._channels),
+            codec=[self._headers[number].codec for number in block.tolist()],
         )
         self.close()
         items_name, frames_name, index_name = self._files

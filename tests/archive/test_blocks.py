@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from compressor.archive.blocks import (
     HEADER_SIZE,
-    MAGIC,
+    MAGICS,
+    MODEL,
     Header,
     images_per_block,
     numbered,
@@ -33,8 +34,8 @@ def frame(codes, model):
 
 def forged(**fields):
     """A header whose checksum is right."""
-    honest = {"number": 0, "length": 0, "images": 1, "height": 28, "width": 28}
-    return Header(**{**honest, "payload_crc": 0, "codes_crc": 0, **fields}).to_bytes()
+    honest = {"codec": MODEL, "number": 0, "length": 0, "images": 1, "height": 28, "width": 28}
+    return Header(**{**honest, "payload_crc": 0, "content_crc": 0, **fields}).to_bytes()
 
 
 def test_a_block_comes_back_with_its_size(frame, codes, model):
@@ -112,7 +113,9 @@ def test_scan_finds_frames_without_an_index(tmp_path, frames, model):
         assert path.read_bytes()[offset : offset + HEADER_SIZE + header.length] == frame
 
 
-@pytest.mark.parametrize("between", [b"CBk", MAGIC, b"\0" * 65500, b"\0" * 65520, MAGIC * 40000])
+@pytest.mark.parametrize(
+    "between", [b"CBk", MAGICS[MODEL], b"\0" * 65500, b"\0" * 65520, MAGICS[MODEL] * 40000]
+)
 def test_scan_goes_on_after_damage_of_any_length(tmp_path, frames, between):
     path = tmp_path / "part.bin"
     broken = b"\xff" + frames[1][1:]
@@ -129,7 +132,7 @@ def test_scan_steps_over_what_looks_like_a_frame_inside_a_payload(tmp_path):
 
 def test_scan_of_a_file_full_of_magic_numbers_ends_soon(tmp_path):
     path = tmp_path / "part.bin"
-    path.write_bytes(MAGIC * (1 << 18))
+    path.write_bytes(MAGICS[MODEL] * (1 << 18))
     start = time.monotonic()
     assert numbers(path) == []
     assert time.monotonic() - start < 20

@@ -1,20 +1,28 @@
 """A reader written from FORMAT.md alone, in integers, against what the writer makes."""
 
 import hashlib
+import io
 import json
 import lzma
 import math
 import struct
 
+import imagecodecs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from compressor.archive.blocks import CodedImages, CodeGroup
+from compressor.archive.fallback import Fallback
+from compressor.archive.image_codecs import IMAGE_CODECS
+from compressor.archive.reader import Archive
+from compressor.archive.stored import StoredGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
+from compressor.data.images import Group
 from compressor.entropy.coder import encode
 from compressor.entropy.prior import Prior
 from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
@@ -107,13 +115,46 @@ def crc32c(content):
     return crc ^ 0xFFFFFFFF
 
 
+CODECS = {
+    b"CBw\x01": "webp-lossless",
+    b"CBv\x01": "webp",
+    b"CBx\x01": "jpegxl-lossless",
+    b"CBj\x01": "jpegxl",
+    b"CBp\x01": "png",
+}
+
+
+def read_files(payload, count, codec, shape):
+    lengths = struct.unpack_from(f"<{count}I", payload)
+    at = 4 * count
+    images = []
+    for length in lengths:
+        file = payload[at : at + length]
+        if codec.startswith("jpegxl"):
+            pixels = imagecodecs.jpegxl_decode(file)
+        else:
+            with Image.open(io.BytesIO(file)) as image:
+                assert image.format == codec.removesuffix("-lossless").upper()
+                pixels = np.asarray(image)
+        pixels = pixels.reshape(*shape[:2], -1)
+        if codec.startswith("webp") and shape[2] == 1:
+            assert pixels.shape[2] == 3
+            pixels = pixels[:, :, :1]
+        if shape[2] == 4 and pixels.shape[2] == 3:
+            pixels = np.concatenate([pixels, np.full_like(pixels[:, :, :1], 255)], axis=2)
+        images.append(pixels)
+        at += length
+    assert at == len(payload)
+    return np.stack(images)
+
+
 def read_archive(path):
-    """The manifest, the items, and the code of each: names to int (*code shape)."""
+    """The manifest, the items, and the code of each, names to int (*code shape); or its pixels."""
     text = (path / "manifest.json").read_bytes()
     expected = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n"
     assert (path / "manifest.sha256").read_text() == expected
     manifest = json.loads(text)
-    assert (manifest["format"], manifest["format_version"]) == ("compressor-archive", 1)
+    assert (manifest["format"], manifest["format_version"]) == ("compressor-archive", 2)
     for name, entry in manifest["files"].items():
         content = (path / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -127,25 +168,30 @@ def read_archive(path):
 
     frames = (path / "blocks" / "part-00000.bin").read_bytes()
     index = pq.read_table(path / "blocks" / "part-00000.parquet").to_pylist()
+    channels = manifest["data"].get("channels")
     blocks = []
     end = 0
     for number, row in enumerate(index):
         assert row["offset"] == end
         magic, *header = struct.unpack_from("<4s8I", frames, end)
-        assert magic == b"CBk\x01"
-        own, length, count, height, width, payload_crc, codes_crc, header_crc = header
+        codec = "model" if magic == b"CBk\x01" else CODECS[magic]
+        own, length, count, height, width, payload_crc, content_crc, header_crc = header
         assert own == number
         sizes = {"length": length, "count": count, "height": height, "width": width}
-        assert row == {"offset": end, **sizes}
+        assert {"codec": "model", **row} == {"offset": end, **sizes, "codec": codec}
         assert header_crc == crc32c(frames[end : end + 32])
         payload = frames[end + 36 : end + 36 + length]
         assert payload_crc == crc32c(payload)
         shape, stride = tuple(model["code"]["shape"]), model["code"]["stride"]
         if stride is not None:
             shape = (shape[0], -(-height // stride), -(-width // stride))
-        codes = read_payload(payload, count, shape, prior)
-        assert codes_crc == crc32c(codes.astype("<i4").tobytes())
-        blocks.append(codes)
+        if codec == "model":
+            blocks.append(read_payload(payload, count, shape, prior))
+            assert content_crc == crc32c(blocks[-1].astype("<i4").tobytes())
+        else:
+            blocks.append(read_files(payload, count, codec, (height, width, channels)))
+            lossless = codec not in ("webp", "jpegxl")
+            assert content_crc == (crc32c(blocks[-1].tobytes()) if lossless else 0)
         end += 36 + length
     assert end == len(frames)
 
@@ -167,6 +213,45 @@ def test_an_archive_reads_as_the_format_says(tmp_path, mixed, write, whole):
         assert np.array_equal(code, some[row["path"]])
         assert (row["height"], row["width"]) == (7 * code.shape[1], 7 * code.shape[2])
         assert row["channels"] == 1
+
+
+def test_images_of_every_fallback_codec_read_as_the_format_says(tmp_path, images, mixed, model):
+    clothes = images[:26, :, :, None]
+    stored = [
+        group
+        for number, name in enumerate(CODECS.values())
+        if name != "png"
+        for group in Fallback(name, 30).store(
+            Group(np.arange(5 * number, 5 * number + 5), clothes[5 * number : 5 * number + 5])
+        )
+    ]
+    assert [group.codec for group in stored] == list(CODECS.values())[:4]
+    last = clothes[20:25]
+    files = [IMAGE_CODECS["png"].encode(image, 0) for image in last]
+    stored.append(StoredGroup(np.arange(20, 25), "png", files, last, last))
+    code = next(iter(mixed.values()))
+    chunk = CodedImages(
+        [f"{number}.png" for number in range(26)],
+        [CodeGroup(np.array([25]), 28, 28, code[None])],
+        {},
+    )
+    with ArchiveWriter(tmp_path / "a", model, {"source": "test"}) as writer:
+        writer.add(pack_images(chunk, model.prior, stored))
+    _, items, found = read_archive(tmp_path / "a")
+    codecs = [codec for codec in CODECS.values() for _ in range(5)]
+    assert [row["codec"] for row in items] == [*codecs, "model"]
+    assert np.array_equal(found["25.png"], code)
+    (segment,) = Archive.open(tmp_path / "a").segments()
+    ours = {
+        int(position): pixels
+        for group in segment.load().stored
+        for position, pixels in zip(group.positions, group.pixels, strict=True)
+    }
+    for number, codec in enumerate(codecs):
+        assert np.array_equal(found[f"{number}.png"], ours[number])
+        assert np.array_equal(found[f"{number}.png"], clothes[number]) == (
+            codec not in ("webp", "jpegxl")
+        )
 
 
 def test_an_archive_of_vectors_reads_as_the_format_says(tmp_path, images):

@@ -165,9 +165,9 @@ import sys, time
 from compressor.archive import compress as verb, writer
 writer.PART_IMAGES = 256
 pack = verb.pack_images
-def slow(images, prior):
+def slow(*images):
     time.sleep(0.1)
-    return pack(images, prior)
+    return pack(*images)
 verb.pack_images = slow
 verb.compress(*sys.argv[1:])
 """

@@ -310,7 +310,7 @@ def test_names_that_no_archive_can_hold_are_refused(model, mixed, chunks, name, 
 
 
 def test_an_image_neither_coded_nor_missing_is_a_mistake_of_the_caller(model):
-    with pytest.raises(ValueError, match="have a code or be missing"):
+    with pytest.raises(ValueError, match="have a code, be stored or be missing"):
         pack_images(CodedImages(["a"], [], {}), model.prior)
 
 

@@ -1,0 +1,264 @@
+"""How near what comes back is to what went in: per image, and over all of a job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ..data.images import Pixels, Rows
+from ..errors import MissingDependency
+from ..files import atomic_file
+from ..spec import VectorSpec
+
+PEAK = 255  # of a grey level
+SSIM_WINDOW = 11  # pixels a side: the Gaussian of sigma 1.5 is cut off at 3.5 sigma
+Numbers = npt.NDArray[np.float64]  # one an image
+
+_MEASUREMENTS = pa.schema(
+    [("path", pa.string()), ("psnr", pa.float64()), ("ssim", pa.float64()), ("codec", pa.string())]
+)
+
+
+def psnr(original: Pixels, decoded: Pixels) -> Numbers:
+    """10 log10(255^2 / MSE) of each image, in dB: uint8 (n, H, W, C) twice -> (n,).
+
+    The mean is over all pixels and channels; infinity where an image came back exactly.
+    """
+    return _decibels(_squared_errors(original, decoded), original[:1].size)
+
+
+def _squared_errors(original: Pixels, decoded: Pixels) -> npt.NDArray[np.int64]:
+    difference = original.astype(np.int32) - decoded
+    errors: npt.NDArray[np.int64] = np.square(difference).sum((1, 2, 3), dtype=np.int64)
+    return errors
+
+
+def _decibels(squared_error: npt.ArrayLike, elements: int) -> Numbers:
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(PEAK**2 * elements / np.asarray(squared_error, np.float64))
+
+
+def ssim(original: Pixels, decoded: Pixels) -> Numbers:
+    """The structural similarity of each image: uint8 (n, H, W, C) twice -> (n,), at most 1.
+
+    As in Wang et al. (2004): a Gaussian window of 11x11 with sigma 1.5, population covariances,
+    the mean over all windows inside of the image, and then over channels. Smaller images are
+    mirrored beyond their border as far as the window needs it; of those with a side below 3 there
+    is none, NaN. Raises MissingDependency without scikit-image.
+    """
+    side = min(SSIM_WINDOW, *original.shape[1:3])
+    if side < 3:
+        return np.full(len(original), np.nan)
+    similarity = structural_similarity()
+    return np.array(
+        [
+            similarity(
+                one,
+                other,
+                win_size=side - 1 + side % 2,  # odd; it only says how much border is left out
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+                data_range=PEAK,
+                channel_axis=2,
+            )
+            for one, other in zip(original, decoded, strict=True)
+        ]
+    )
+
+
+@cache
+def structural_similarity() -> Callable[..., float]:
+    """That of scikit-image; MissingDependency if it is not installed."""
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise MissingDependency(
+            "measuring SSIM needs scikit-image: pip install 'compressor[measure]'"
+        ) from error
+    function: Callable[..., float] = structural_similarity
+    return function
+
+
+class Table(Protocol):
+    """What takes the rows of the file of measurements."""
+
+    def write_table(self, table: pa.Table) -> None: ...
+
+
+@contextmanager
+def measurements_file(path: Path, force: bool) -> Iterator[Table]:
+    """Yields a writer of .csv, else of Parquet; the file takes its name at the end of the body."""
+    with (
+        atomic_file(path, force) as temporary,
+        (
+            pyarrow.csv.CSVWriter(temporary, _MEASUREMENTS)
+            if path.suffix == ".csv"
+            else pq.ParquetWriter(temporary, _MEASUREMENTS, compression="zstd")
+        ) as writer,
+    ):
+        yield writer
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """Images of one size, uint8 (n, H, W, C), or vectors, float32 (n, D), and what they come back
+    as; ``positions``, (n,), says which of a chunk they are, ``codec`` what stored them."""
+
+    positions: npt.NDArray[np.int64]
+    codec: str
+    original: Rows
+    decoded: Rows
+
+
+class Quality(Protocol):
+    """Grows by what ``measure``, which may run in any thread, found in each chunk of a job."""
+
+    def measure(self, names: list[str], rebuilt: list[Rebuilt]) -> Any:
+        """What ``add`` takes, of a chunk with these names."""
+
+    def add(self, measures: Any) -> None: ...
+
+    def figures(self) -> dict[str, float | None]:
+        """The keys of the job's summary."""
+
+
+@dataclass(frozen=True)
+class ImageMeasures:
+    """A chunk's images that were not unreadable, in order; ``codecs`` says what stored each, and
+    ``squared_error`` is the sum over all of their ``elements`` numbers."""
+
+    names: list[str]
+    codecs: list[str]
+    psnr: Numbers
+    ssim: Numbers
+    squared_error: int
+    elements: int
+
+    def table(self) -> pa.Table:
+        """A row an image; no SSIM is null, and the PSNR of an exact one is infinity."""
+        similarity = pa.array(self.ssim, mask=np.isnan(self.ssim))
+        return pa.table([self.names, self.psnr, similarity, self.codecs], _MEASUREMENTS)
+
+
+class ImageQuality:
+    """Of images: PSNR and SSIM."""
+
+    def __init__(self) -> None:
+        self._squared_error, self._elements, self._exact = 0, 0, 0
+        self._psnr, self._ssim = _Mean(), _Mean()
+
+    def measure(self, names: list[str], rebuilt: list[Rebuilt]) -> ImageMeasures:
+        some = [one for one in rebuilt if len(one.positions)]
+        errors = [_squared_errors(one.original, one.decoded) for one in some]
+        decibels = [
+            _decibels(error, one.original[0].size) for error, one in zip(errors, some, strict=True)
+        ]
+        similarities = [ssim(one.original, one.decoded) for one in some]
+        places = np.concatenate([np.empty(0, np.int64), *(one.positions for one in some)])
+        order = np.argsort(places)
+        codecs = [one.codec for one in some for _ in one.positions]
+        return ImageMeasures(
+            names=[names[place] for place in places[order]],
+            codecs=[codecs[row] for row in order],
+            psnr=np.concatenate([np.empty(0), *decibels])[order],
+            ssim=np.concatenate([np.empty(0), *similarities])[order],
+            squared_error=sum(int(error.sum()) for error in errors),
+            elements=sum(one.original.size for one in some),
+        )
+
+    def add(self, measures: ImageMeasures) -> None:
+        exact = np.isinf(measures.psnr)
+        self._exact += int(exact.sum())
+        self._psnr.add(measures.psnr[~exact])
+        self._ssim.add(measures.ssim[~np.isnan(measures.ssim)])
+        self._squared_error += measures.squared_error
+        self._elements += measures.elements
+
+    def figures(self) -> dict[str, float | None]:
+        """psnr, psnr_mean, psnr_min, exact_images, ssim, ssim_min.
+
+        A PSNR is None, in place of infinity, where every image came back exactly; exact ones do
+        not enter psnr_mean. SSIM is None where no image is large enough.
+        """
+        error = self._squared_error
+        return {
+            "psnr": round(float(_decibels(error, self._elements)), 4) if error else None,
+            "psnr_mean": self._psnr.mean(4),
+            "psnr_min": self._psnr.least(4),
+            "exact_images": self._exact,
+            "ssim": self._ssim.mean(6),
+            "ssim_min": self._ssim.least(6),
+        }
+
+
+class _Mean:
+    """Sum, number and least of what was added."""
+
+    def __init__(self) -> None:
+        self._sum, self._count, self._least = 0.0, 0, math.inf
+
+    def add(self, values: Numbers) -> None:
+        self._sum += float(values.sum())
+        self._count += len(values)
+        self._least = min([self._least, *values.tolist()])
+
+    def mean(self, digits: int) -> float | None:
+        return round(self._sum / self._count, digits) if self._count else None
+
+    def least(self, digits: int) -> float | None:
+        return round(self._least, digits) if self._count else None
+
+
+@dataclass(frozen=True)
+class VectorMeasures:
+    """Sums over ``elements`` numbers in standardised units, (value - mean) / scale."""
+
+    squared_error: float
+    squares: float
+    elements: int
+
+
+class VectorQuality:
+    """Of vectors: mean squared error, and signal-to-noise ratio."""
+
+    def __init__(self, spec: VectorSpec) -> None:
+        self._mean, self._scale = np.array(spec.mean), np.array(spec.scale)
+        self._sums = VectorMeasures(0.0, 0.0, 0)
+
+    def measure(self, names: list[str], rebuilt: list[Rebuilt]) -> VectorMeasures:
+        error, squares, elements = 0.0, 0.0, 0
+        for one in rebuilt:
+            difference = (one.original.astype(np.float64) - one.decoded) / self._scale
+            error += float(np.square(difference).sum())
+            squares += float(np.square((one.original - self._mean) / self._scale).sum())
+            elements += one.original.size
+        return VectorMeasures(error, squares, elements)
+
+    def add(self, measures: VectorMeasures) -> None:
+        sums = self._sums
+        self._sums = VectorMeasures(
+            sums.squared_error + measures.squared_error,
+            sums.squares + measures.squares,
+            sums.elements + measures.elements,
+        )
+
+    def figures(self) -> dict[str, float | None]:
+        """mse, and snr in dB, None where nothing was lost or where it is no finite number."""
+        error, squares = self._sums.squared_error, self._sums.squares
+        if not math.isfinite(error):
+            return {"mse": None, "snr": None}
+        known = error > 0 and squares > 0
+        snr = round(10 * math.log10(squares / error), 4) if known else None
+        return {"mse": error / self._sums.elements, "snr": snr}

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from compressor.archive.quality import ImageQuality, Rebuilt, psnr, ssim
+
+
+@pytest.fixture
+def pair(images):
+    """Ten images (10, 28, 28, 1), and what is left of them without their lowest four bits."""
+    original = images[:10, :, :, None]
+    return original, original & 0xF0
+
+
+def figures(*rebuilt):
+    quality = ImageQuality()
+    for one in rebuilt:
+        names = [str(number) for number in range(one.positions.max() + 1)]
+        quality.add(quality.measure(names, [one]))
+    return quality.figures()
+
+
+def test_the_psnr_is_that_of_the_mean_squared_error_of_each_image(pair):
+    original, decoded = pair
+    errors = np.square(original.astype(float) - decoded).mean((1, 2, 3))
+    np.testing.assert_allclose(psnr(original, decoded), 10 * np.log10(255**2 / errors))
+    assert np.isposinf(psnr(original, original)).all()
+
+
+def test_the_ssim_is_that_of_wang_et_al(pair):
+    """Their definition, written out for one window in the middle of an image's 11x11 pixels."""
+    original, decoded = pair
+    distance = np.square(np.arange(-5, 6))
+    window = np.exp(-(distance[:, None] + distance) / (2 * 1.5**2))
+    window /= window.sum()
+    for one, other in zip(original[:, 8:19, 8:19, 0], decoded[:, 8:19, 8:19, 0], strict=True):
+        x, y = one.astype(float), other.astype(float)
+        mean_x, mean_y = (window * x).sum(), (window * y).sum()
+        var_x, var_y = (window * x**2).sum() - mean_x**2, (window * y**2).sum() - mean_y**2
+        covariance = (window * x * y).sum() - mean_x * mean_y
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        expected = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+        expected /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+        found = ssim(one[None, :, :, None], other[None, :, :, None])
+        assert found[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_ssim_of_colour_images_is_the_mean_over_channels(pair):
+    original, decoded = (np.concatenate([one, one[::-1], one // 2], axis=3) for one in pair)
+    grey = [ssim(original[..., [c]], decoded[..., [c]]) for c in range(3)]
+    np.testing.assert_allclose(ssim(original, decoded), np.mean(grey, axis=0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (3, 28), (10, 28), (11, 11), (4, 7)])
+def test_images_smaller_than_the_window_have_an_ssim_too(pair, height, width):
+    original, decoded = (one[:, 8 : 8 + height, :width] for one in pair)
+    found = ssim(original, decoded)
+    assert np.all((found > 0) & (found <= 1))
+    np.testing.assert_allclose(ssim(original, original), 1)
+
+
+def test_images_below_three_pixels_a_side_have_none(pair):
+    original, decoded = (one[:, 8:10] for one in pair)
+    assert np.isnan(ssim(original, decoded)).all()
+    told = figures(Rebuilt(np.arange(10), "model", original, decoded))
+    assert told["ssim"] is None and told["ssim_min"] is None and told["psnr"] > 20
+
+
+def test_exact_images_are_counted_and_do_not_enter_the_mean(pair):
+    original, decoded = pair
+    half = Rebuilt(np.arange(5), "model", original[:5], decoded[:5])
+    exact = Rebuilt(np.arange(5), "webp-lossless", original[5:], original[5:])
+    told, alone = figures(half, exact), figures(half)
+    assert told["exact_images"] == 5 and alone["exact_images"] == 0
+    for key in ("psnr_mean", "psnr_min"):
+        assert told[key] == alone[key]
+    assert told["psnr_min"] <= told["psnr_mean"]
+    assert told["psnr"] == pytest.approx(alone["psnr"] + 10 * np.log10(2), abs=1e-3)
+    assert told["ssim"] == pytest.approx((1 + alone["ssim"]) / 2, abs=1e-5)
+    nothing = dict.fromkeys(("psnr", "psnr_mean", "psnr_min"))
+    assert figures(exact) == {**nothing, "exact_images": 5, "ssim": 1.0, "ssim_min": 1.0}
+
+
+def test_rows_come_in_the_order_of_the_source_without_what_was_unreadable(pair):
+    original, decoded = pair
+    quality = ImageQuality()
+    parts = [
+        Rebuilt(np.array([4, 0]), "png", original[:2], original[:2]),
+        Rebuilt(np.array([1]), "model", original[2:3, :2], decoded[2:3, :2] ^ 1),
+        Rebuilt(np.array([3, 5]), "model", original[3:5], decoded[3:5]),
+    ]
+    rows = quality.measure(list("abcdef"), parts).table().to_pylist()
+    assert [row["path"] for row in rows] == list("abdef")
+    assert [row["codec"] for row in rows] == ["png", "model", "model", "png", "model"]
+    assert [row["psnr"] for row in rows[::3]] == [np.inf, np.inf]
+    assert rows[1]["ssim"] is None and rows[0]["ssim"] == 1
+    reference = structural_similarity(
+        original[3, :, :, 0],
+        decoded[3, :, :, 0],
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    assert rows[2]["ssim"] == pytest.approx(reference)
