@@ -7,7 +7,8 @@
 
 An item is a tensor: an image as uint8 (C, H, W), a vector as float32 (D,), or, with ``codes``, an
 image's or vector's code as int32 of the model's code shape. ``transform`` takes that tensor; with
-``names`` an item is the pair of it and of the image's name in its source.
+``names`` an item is the pair of it and of the image's name in its source. Images that a fallback
+codec stored come like others, but have no code: asked for it, they count as lost.
 
 Both may be used with workers, forked or spawned, and be pickled: each process has ONNX Runtime
 sessions of its own, made when it first needs them.
@@ -108,7 +109,8 @@ class ArchiveStream(IterableDataset[Any]):
 
     Blocks come in an order that depends on ``seed`` and epoch alone; images are shuffled among
     those of ``buffer_blocks`` blocks. Without ``shuffle`` they come in the order of the blocks,
-    which is that of the source where all images have one size. ``set_epoch`` makes another order.
+    which is that of the source where all images have one size and none a fallback codec.
+    ``set_epoch`` makes another order.
 
     Each of ``world_size`` ranks gets its own images, as many as the others but for one, and so does
     each worker of its DataLoader. The length is that of the rank's share.
@@ -279,7 +281,10 @@ class _Reader:
         coded = archive.load(self.parts[number], rows)
         if engine is None:
             groups = [Group(group.positions, group.codes) for group in coded.groups]
-            images = Images(coded.names, groups, coded.missing)
+            without = np.concatenate([np.zeros(0, np.int64), *(g.positions for g in coded.stored)])
+            reason = "without a code: a fallback codec stored its pixels"
+            missing = coded.missing | dict.fromkeys(without.tolist(), reason)
+            images = Images(coded.names, groups, missing)
         else:
             images = decoded_images(coded, engine)
         found: dict[int, Row] = {}

@@ -130,6 +130,21 @@ def test_vectors_are_float32_rows() -> None:
     np.testing.assert_allclose(torch.stack(list(dataset)), expected, atol=1e-3)
 
 
+def test_images_of_fallback_codecs_come_like_others_but_have_no_code() -> None:
+    pytest.importorskip("imagecodecs")
+    path, expected = GOLDEN / "2-fallback" / "archive", np.load(GOLDEN / "2-fallback/decoded.npy")
+    for items in (ArchiveDataset(path, names=True), ArchiveStream(path, names=True)):
+        found = {int(name.partition(".")[0]): image[0].numpy() for image, name in items}
+        assert sorted(found) == list(range(40))
+        both = np.stack([found[at] for at in range(40)]).astype(int), expected.reshape(40, 28, 28)
+        assert np.abs(both[0] - both[1]).max() <= 1
+    codes = ArchiveDataset(path, codes=True)
+    assert codes[6].dtype == torch.int32
+    with pytest.raises(ArchiveError, match=r"07\.png is without a code: a fallback codec stored"):
+        codes[7]
+    assert len(list(ArchiveStream(path, codes=True))) == 28
+
+
 def test_one_by_one_each_block_is_decoded_once(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
