@@ -7,10 +7,11 @@
 
 An item is a tensor: an image as uint8 (C, H, W), a vector as float32 (D,), or, with ``codes``, an
 image's or vector's code as int32 of the model's code shape. ``transform`` takes that tensor; with
-``names`` an item is the pair of it and of the image's name in its source.
+``names`` an item is the pair of it and of the image's name in its source. Images that a fallback
+codec stored come like others, but have no code: asked for it, they count as lost.
 
 Both may be used with workers, forked or spawned, and be pickled: each process has ONNX Runtime
-sessions of its own, made when it first decodes.
+sessions of its own, made when it first needs them.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class ArchiveStream(IterableDataset[Any]):
 
     Blocks come in an order that depends on ``seed`` and epoch alone; images are shuffled among
     those of ``buffer_blocks`` blocks. Without ``shuffle`` they come in the order of the blocks,
-    which is that of the source where all images have one size. ``set_epoch`` makes another order.
+    which is that of the source where all images have one size and none a fallback codec.
+    ``set_epoch`` makes another order.
 
     Each of ``world_size`` ranks gets its own images, as many as the others but for one, and so does
     each worker of its DataLoader. The length is that of the rank's share.
@@ -159,7 +161,7 @@ class ArchiveStream(IterableDataset[Any]):
         if worker is not None:
             mine = _part_of(len(self), worker.id, worker.num_workers)
             share = range(share.start + mine.start, share.start + mine.stop)
-        self._reader.engine()  # made before several threads want it
+        self._reader.opened()  # before several threads want it
         # A worker has the core of one thread; what it decodes ahead overlaps its batching.
         loaded = in_order(
             lambda piece: (piece[0], self._reader.load(*piece)),
@@ -194,8 +196,9 @@ class ArchiveStream(IterableDataset[Any]):
 
     def _tell_lost(self, number: int, block: _Loaded) -> None:
         for reason, count in Counter(block.lost.values()).items():
-            kind = self._reader.archive.model.spec.kind
-            log.warning("%s: %d %ss %s; left out", self._reader.path, count, kind, reason)
+            log.warning(
+                "%s: %d %ss %s; left out", self._reader.path, count, self._reader.kind, reason
+            )
 
 
 class _Form:
@@ -218,6 +221,14 @@ class _Loaded(NamedTuple):
     lost: dict[int, str]
 
 
+class _Opened(NamedTuple):
+    """What holds ONNX Runtime sessions: the archive's prior may, the engine does."""
+
+    archive: Archive
+    engine: Engine | None  # none where codes are asked for
+    process: int
+
+
 class _Reader:
     """An archive and what decodes it, opened anew in whatever process it is unpickled.
 
@@ -234,9 +245,12 @@ class _Reader:
     ) -> None:
         self._arguments = (path, model, codes, device, cached_blocks)
         self.path = path
-        self.archive = Archive.open(path, None if model is None else Model.open(model))
-        self.parts: list[Part] = [self.archive.part(at) for at in self.archive.part_numbers()]
-        for sentence in self.archive.damage:
+        self._model, self._codes, self._device = model, codes, device
+        self._opened: _Opened | None = None
+        archive = self.opened().archive
+        self.kind = archive.model.spec.kind
+        self.parts: list[Part] = [archive.part(at) for at in archive.part_numbers()]
+        for sentence in archive.damage:
             log.warning("damage: %s", sentence)
         self._ends = np.cumsum([0, *(len(part.items) for part in self.parts)])
         self.count = int(self._ends[-1])
@@ -244,8 +258,6 @@ class _Reader:
         pairs = [(at, block) for at, (blocks, _) in enumerate(found) for block in blocks.tolist()]
         self.blocks = np.array(pairs, np.int64).reshape(-1, 2)
         self.counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, counts in found)])
-        self._codes, self._device = codes, device
-        self._engine: tuple[int, Engine] | None = None
         self.block = lru_cache(cached_blocks)(self._load_block)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -265,12 +277,16 @@ class _Reader:
 
     def load(self, number: int, rows: Integers) -> _Loaded:
         """Images as (C, H, W), vectors, or codes; may run in any thread."""
-        coded = self.archive.load(self.parts[number], rows)
-        if self._codes:
+        archive, engine, _ = self.opened()
+        coded = archive.load(self.parts[number], rows)
+        if engine is None:
             groups = [Group(group.positions, group.codes) for group in coded.groups]
-            images = Images(coded.names, groups, coded.missing)
+            without = np.concatenate([np.zeros(0, np.int64), *(g.positions for g in coded.stored)])
+            reason = "without a code: a fallback codec stored its pixels"
+            missing = coded.missing | dict.fromkeys(without.tolist(), reason)
+            images = Images(coded.names, groups, missing)
         else:
-            images = decoded_images(coded, self.engine())
+            images = decoded_images(coded, engine)
         found: dict[int, Row] = {}
         for group in images.groups:
             pixels = group.pixels
@@ -283,11 +299,14 @@ class _Reader:
     def _load_block(self, number: int, block: int) -> _Loaded:
         return self.load(number, self.rows(number, block))
 
-    def engine(self) -> Engine:
-        """This process's: one that came along in a fork must not be used."""
-        if self._engine is None or self._engine[0] != os.getpid():
-            self._engine = os.getpid(), Engine(self.archive.model, self._device)
-        return self._engine[1]
+    def opened(self) -> _Opened:
+        """This process's: sessions that came along in a fork must not be used."""
+        if self._opened is None or self._opened.process != os.getpid():
+            model = None if self._model is None else Model.open(self._model)
+            archive = Archive.open(self.path, model)
+            engine = None if self._codes else Engine(archive.model, self._device)
+            self._opened = _Opened(archive, engine, os.getpid())
+        return self._opened
 
 
 def _part_of(count: int, number: int, of: int) -> range:

@@ -20,7 +20,9 @@ from compressor.archive.tables import Index
 from compressor.data.images import Pixels
 from compressor.datasets import ArchiveDataset, ArchiveStream
 from compressor.engine.engine import Engine
+from compressor.entropy.prior import Prior
 from compressor.errors import ArchiveError, ConfigError
+from compressor.spec import CodeSpec
 from compressor.verbs import compress, decompress, encode
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,6 +128,21 @@ def test_vectors_are_float32_rows() -> None:
     dataset = ArchiveDataset(GOLDEN / "1-vectors" / "archive")
     assert dataset[0].dtype == torch.float32 and dataset[0].shape == expected.shape[1:]
     np.testing.assert_allclose(torch.stack(list(dataset)), expected, atol=1e-3)
+
+
+def test_images_of_fallback_codecs_come_like_others_but_have_no_code() -> None:
+    pytest.importorskip("imagecodecs")
+    path, expected = GOLDEN / "2-fallback" / "archive", np.load(GOLDEN / "2-fallback/decoded.npy")
+    for items in (ArchiveDataset(path, names=True), ArchiveStream(path, names=True)):
+        found = {int(name.partition(".")[0]): image[0].numpy() for image, name in items}
+        assert sorted(found) == list(range(40))
+        both = np.stack([found[at] for at in range(40)]).astype(int), expected.reshape(40, 28, 28)
+        assert np.abs(both[0] - both[1]).max() <= 1
+    codes = ArchiveDataset(path, codes=True)
+    assert codes[6].dtype == torch.int32
+    with pytest.raises(ArchiveError, match=r"07\.png is without a code: a fallback codec stored"):
+        codes[7]
+    assert len(list(ArchiveStream(path, codes=True))) == 28
 
 
 def test_one_by_one_each_block_is_decoded_once(
@@ -302,18 +319,29 @@ def test_what_is_lost_is_left_out_and_named_in_the_log(
 def test_workers_decode_the_same(
     archive: Path, rebuilt: Pixels, method: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, decode = Engine.__init__, Engine.decode
+    made, decode, parsed, unpack = Engine.__init__, Engine.decode, Prior.from_bytes, blocks.unpack
 
     def making(engine: Any, *arguments: Any) -> None:
         engine.process = os.getpid()
         made(engine, *arguments)
 
     def decoding(engine: Any, *arguments: Any) -> Any:
-        assert engine.process == os.getpid(), "a session came along in a fork"
+        assert engine.process == os.getpid(), "an engine came along in a fork"
         return decode(engine, *arguments)
+
+    def parsing(content: bytes) -> Any:
+        prior: Any = parsed(content)
+        prior.process = os.getpid()
+        return prior
+
+    def unpacking(frame: bytes, prior: Any, code: CodeSpec) -> Any:
+        assert prior.process == os.getpid(), "a prior, which may have a network, did"
+        return unpack(frame, prior, code)
 
     monkeypatch.setattr(Engine, "__init__", making)
     monkeypatch.setattr(Engine, "decode", decoding)
+    monkeypatch.setattr(Prior, "from_bytes", parsing)
+    monkeypatch.setattr(blocks, "unpack", unpacking)
     dataset, stream = ArchiveDataset(archive, names=True), ArchiveStream(archive, names=True)
     dataset[0], next(iter(stream))  # so that the parent has sessions
     for data in (dataset, stream):

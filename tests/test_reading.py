@@ -74,7 +74,7 @@ def test_the_examples_of_reading_run(folder: Path) -> None:
     assert answers["streamed"] == every
     assert answers["stored"][1:] == ["00041", 1000]
     np.testing.assert_array_equal(answers["stored"][0], rebuilt[41])
-    engine, again = Engine(Model.open(MODEL).read), rebuilt[100:110, ..., None]
+    engine, again = Engine(Model.open(MODEL)), rebuilt[100:110, ..., None]
     np.testing.assert_array_equal(
         answers["zarr"], engine.decode(engine.encode(again), 28, 28)[..., 0]
     )

@@ -39,7 +39,7 @@ def forgotten() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def rebuilt(clothes: Pixels) -> Callable[[Pixels], Pixels]:
     """What the model makes of images: g(f(x)), uint8 (N, 28, 28, 1)."""
-    engine = Engine(Model.open(MODEL).read)
+    engine = Engine(Model.open(MODEL))
     return lambda images: engine.decode(engine.encode(images), 28, 28)
 
 
@@ -191,10 +191,8 @@ def test_the_model_inside_an_archive_reads_but_does_not_write(
     "shape, options, message",
     [
         ((8, 28, 28, 3), {}, "has 3 channels, the model takes 1"),
-        ((8, 30, 28, 1), {}, "is 30x28"),
         ((8, 28), {}, "takes \\(n, H, W, C\\)"),
         ((8, 28, 28, 1), {"dtype": "float32"}, "stores uint8, not float32"),
-        ((8, 28, 28, 1), {"chunks": (8, 28, 13, 1)}, "is 28x13"),
     ],
 )
 def test_an_array_that_cannot_hold_such_images_is_refused(
