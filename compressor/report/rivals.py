@@ -66,7 +66,8 @@ def compare(images: Iterable[Pixels], psnr: float) -> list[RivalSize]:
     kept, pixels = sample(images)
     if not kept:
         raise DataError("there are no images to compare codecs on")
-    forms = {"single files": single_sample(kept), "mosaic": kept}
+    single = kept[:: math.ceil(len(kept) / SINGLE_IMAGES)]
+    forms = {"single files": single, "mosaic": kept}
     with (
         ThreadPoolExecutor(os.cpu_count()) as encoders,
         ThreadPoolExecutor(len(CODECS) * len(forms)) as searches,
@@ -104,11 +105,6 @@ def sample(images: Iterable[Pixels]) -> tuple[list[Pixels], int]:
             held = sum(_pixels(image) for image in kept)
             stride *= 2
     return kept, total
-
-
-def single_sample(images: list[Pixels]) -> list[Pixels]:
-    """At most 500, evenly spaced: the headers that single files pay hardly vary."""
-    return images[:: math.ceil(len(images) / SINGLE_IMAGES)]
 
 
 def _pixels(image: Pixels) -> int:
