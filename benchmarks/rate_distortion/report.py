@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,17 @@ class Found:
         ]
         return Curve(points) if points else None
 
+    def ideal(self, method: str) -> Curve | None:
+        """As if each image's bits were those of its likelihoods, at the headline."""
+        points = [
+            Point(
+                bits_a_pixel(replace(figures, bytes=figures.facts["ideal_bytes"]), HEADLINE),
+                figures.psnr,
+            )
+            for _, figures in self.of(method)
+        ]
+        return Curve(points) if points else None
+
     def variants(self, codec: str) -> dict[str, Curve]:
         """A curve for each form and setting that is no level."""
         points: dict[str, list[Point]] = {}
@@ -158,8 +169,9 @@ over all values of all test images after rounding. Rates between measured points
 - *CompressAI* 1.2.8: Adam from 1e-3 to 0 in the time given, our objective, N = 32 or 64 (which was
   better at the middle rate; 128 is the published) and M = 3N/2, one channel for grey. Small images
   are padded by reflection to multiples of 16 or 64; bits are those of `compress()` for the whole
-  padded image, errors those inside. The model's bytes are its decoder side's parameters in fp16 and
-  xz, while what is measured runs in float32.
+  padded image, errors those inside. "Ideal" is the code length of the likelihoods: a string an
+  image costs some bytes more, which tells where images are small. The model's bytes are its decoder
+  side's parameters in fp16 and xz, while what is measured runs in float32.
 - *PCA* is fitted to the training images (larger ones in pieces of 16x16) and rounded with one step;
   each component costs the ideal code length under the frequencies of the training codes. Its model
   is not counted, so it is no codec but a bound on a linear one.
@@ -216,6 +228,7 @@ def _rates(data: Found) -> str:
     curves["PCA, ideal, without model"] = data.curve("PCA", None)
     for method in (FACTORIZED, HYPERPRIOR):
         curves[f"{method}, at {HEADLINE:,}"] = data.curve(method, HEADLINE)
+        curves[f"{method}, at {HEADLINE:,}, ideal"] = data.ideal(method)
     curves["ours, as measured"] = data.curve("ours", None)
     for sharing in SHARING:
         mark = "**" if sharing == HEADLINE else ""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rate_distortion import report
@@ -55,6 +57,19 @@ def test_a_goal_that_is_met_on_a_part_of_the_range_is_not_called_met(found):
     shorter = [*known, measured(known[-1][0].key, 0.5, 27)]
     rows = report._goals([Found(found.name, found.title, "", shorter)]).splitlines()
     assert "24.0 to 27.0 | -50.0% | -35% | as far as it goes |" in rows[-3]
+
+
+def test_the_ideal_code_length_stands_beside_the_bytes_of_the_strings():
+    key = {"method": report.HYPERPRIOR, "width": 32, "rate": 0.1}
+    cells = []
+    for psnr in (20, 24, 28):
+        cell, figures = measured(key, 1, psnr)
+        ideal = {**figures.facts, "ideal_bytes": figures.bytes // 2}
+        cells.append((cell, replace(figures, facts=ideal)))
+    rows = report._rates(Found("mnist", TITLE, "", cells)).splitlines()
+    bits = {row.split(" | ")[0].strip("| "): row.split(" | ")[4] for row in rows if "bmshj" in row}
+    name = f"{report.HYPERPRIOR}, at 100,000"
+    assert float(bits[f"{name}, ideal"]) == pytest.approx(float(bits[name]) / 2, abs=0.001)
 
 
 def test_the_report_replaces_only_what_is_its_own(found, tmp_path, monkeypatch):
