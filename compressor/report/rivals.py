@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data.images import Pixels
 from ..errors import ConfigError, DataError, MissingDependency
@@ -62,23 +63,20 @@ def compare(images: Iterable[Pixels], psnr: float) -> list[RivalSize]:
     if math.isnan(psnr):
         raise ConfigError("the PSNR to compare at is not a number; give it in dB")
     _imagecodecs()
-    mosaic, pixels = sample(images)
-    if not mosaic:
+    kept, pixels = sample(images)
+    if not kept:
         raise DataError("there are no images to compare codecs on")
-    single = mosaic[:: math.ceil(len(mosaic) / SINGLE_IMAGES)]
-    forms: list[tuple[str, list[Pixels], Callable[[list[Pixels]], list[_Sheet]]]] = [
-        ("single files", single, _single_files),
-        ("mosaic", mosaic, _mosaic),
-    ]
+    single = kept[:: math.ceil(len(kept) / SINGLE_IMAGES)]
+    forms = {"single files": single, "mosaic": kept}
     with (
         ThreadPoolExecutor(os.cpu_count()) as encoders,
         ThreadPoolExecutor(len(CODECS) * len(forms)) as searches,
     ):
         try:
             found = [
-                searches.submit(_Search(codec, psnr, encoders).run, form, chosen, lay_out, pixels)
+                searches.submit(_Search(codec, psnr, encoders).run, form, chosen, pixels)
                 for codec in CODECS
-                for form, chosen, lay_out in forms
+                for form, chosen in forms.items()
             ]
             return [search.result() for search in found]
         except BaseException:
@@ -114,7 +112,7 @@ def _pixels(image: Pixels) -> int:
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class Sheet:
     """What one encoded file holds: ``count`` images of (height, width), row by row."""
 
     pixels: Pixels
@@ -122,13 +120,13 @@ class _Sheet:
     height: int
     width: int
 
-    def squared_error(self, decoded: Pixels) -> int:
-        """Over the images alone, not over the empty cells at the end."""
+    def squared_errors(self, decoded: Pixels) -> npt.NDArray[np.int64]:
+        """Of each image, (count,); the empty cells at the end are left out."""
         error = np.square(self.pixels.astype(np.int32) - decoded)
-        rows, rest = divmod(self.count, self.pixels.shape[1] // self.width)
-        last = slice(rows * self.height, (rows + 1) * self.height)
-        whole = error[: rows * self.height].sum(dtype=np.int64)
-        return int(whole + error[last, : rest * self.width].sum(dtype=np.int64))
+        rows, columns = error.shape[0] // self.height, error.shape[1] // self.width
+        cells = error.reshape(rows, self.height, columns, self.width, -1)
+        found: npt.NDArray[np.int64] = cells.sum(axis=(1, 3, 4), dtype=np.int64).ravel()
+        return found[: self.count]
 
     @property
     def image_pixels(self) -> int:
@@ -139,11 +137,12 @@ class _Sheet:
         return self.image_pixels * (1 if self.pixels.ndim == 2 else 3)
 
 
-def _single_files(images: list[Pixels]) -> list[_Sheet]:
-    return [_Sheet(image, 1, *image.shape[:2]) for image in images]
+def single_files(images: list[Pixels]) -> list[Sheet]:
+    """A file for each image, grey (H, W) or colour (H, W, 3)."""
+    return [Sheet(image, 1, *image.shape[:2]) for image in images]
 
 
-def _mosaic(images: list[Pixels]) -> list[_Sheet]:
+def mosaic(images: list[Pixels]) -> list[Sheet]:
     """Near-square sheets of up to about 4 megapixels, the images of one shape together."""
     by_shape: dict[tuple[int, ...], list[Pixels]] = {}
     for image in images:
@@ -151,7 +150,10 @@ def _mosaic(images: list[Pixels]) -> list[_Sheet]:
     return [sheet for alike in by_shape.values() for sheet in _sheets(alike)]
 
 
-def _sheets(images: list[Pixels]) -> Iterator[_Sheet]:
+FORMS = {"single files": single_files, "mosaic": mosaic}
+
+
+def _sheets(images: list[Pixels]) -> Iterator[Sheet]:
     height, width, *colour = images[0].shape
     sheets = math.ceil(len(images) / max(1, SHEET_PIXELS // (height * width)))
     count = math.ceil(len(images) / sheets)
@@ -163,11 +165,11 @@ def _sheets(images: list[Pixels]) -> Iterator[_Sheet]:
         for number, cell in enumerate(cells):
             row, column = divmod(number, columns)
             sheet[row * height :, column * width :][:height, :width] = cell
-        yield _Sheet(sheet, len(cells), height, width)
+        yield Sheet(sheet, len(cells), height, width)
 
 
 @dataclass(frozen=True)
-class _Codec:
+class Codec:
     """``encode`` takes grey (H, W) or colour (H, W, 3), one of ``levels`` and of ``chromas``."""
 
     name: str
@@ -207,24 +209,31 @@ def _webp(pixels: Pixels, level: float, chroma: str) -> bytes:
     return bytes(_imagecodecs().webp_encode(_as_rgb(pixels), level=level, lossless=False, method=6))
 
 
-def _avif(pixels: Pixels, level: float, chroma: str) -> bytes:
+def avif(pixels: Pixels, level: float, chroma: str, speed: int = 4) -> bytes:
+    """``speed`` 0 takes eight times as long as 4 and gives the smallest files."""
     # imagecodecs stores grey input without loss, whatever the level. RGB input with 4:0:0 codes
     # the luma that 4:2:0 would, in fewer bytes, since the empty chroma stays away.
     return bytes(
         _imagecodecs().avif_encode(
             _as_rgb(pixels),
             level=int(level),
-            speed=4,
+            speed=speed,
             pixelformat="400" if pixels.ndim == 2 else chroma,
             numthreads=1,
         )
     )
 
 
-def _jpegxl(pixels: Pixels, level: float, chroma: str) -> bytes:
+def jpegxl(pixels: Pixels, level: float, chroma: str, effort: int = 7) -> bytes:
+    """``effort`` 9 takes four times as long as 7 and gives smaller files."""
     return bytes(
         _imagecodecs().jpegxl_encode(
-            pixels, distance=level, effort=7, lossless=False, usecontainer=False, numthreads=1
+            pixels,
+            distance=level,
+            effort=effort,
+            lossless=False,
+            usecontainer=False,
+            numthreads=1,
         )
     )
 
@@ -234,7 +243,7 @@ def _as_rgb(pixels: Pixels) -> Pixels:
 
 
 CODECS = (
-    _Codec(
+    Codec(
         "JPEG",
         "quality {:g}, optimised Huffman tables",
         range(1, 101),
@@ -242,39 +251,64 @@ CODECS = (
         lambda data: _imagecodecs().jpeg8_decode(data),
         ("420", "444"),
     ),
-    _Codec(
+    Codec(
         "JPEG 2000",
         "target {:g} dB, irreversible",
         [level / 5 for level in range(25, 301)],
         _jpeg2000,
         lambda data: _imagecodecs().jpeg2k_decode(data),
     ),
-    _Codec(
+    Codec(
         "WebP",
         "quality {:g}, method 6",
         range(101),
         _webp,
         lambda data: _imagecodecs().webp_decode(data),
     ),
-    _Codec(
+    Codec(
         "AVIF",
         "quality {:g}, speed 4",
         range(101),
-        _avif,
+        avif,
         lambda data: _imagecodecs().avif_decode(data, numthreads=1),
         ("420", "444"),
     ),
-    _Codec(
+    Codec(
         "JPEG-XL",
         "distance {:.3g}, effort 7",
         [25.0 * 0.002 ** (step / 150) for step in range(151)],  # 25 to 0.05, 4% a step
-        _jpegxl,
+        jpegxl,
         lambda data: _imagecodecs().jpegxl_decode(data, numthreads=1),
     ),
 )
 
 
-class _CannotTake(Exception):
+def round_trip(
+    codec: Codec, sheet: Sheet, level: float, chroma: str
+) -> tuple[int, npt.NDArray[np.int64]]:
+    """The bytes of one file and the squared error of each image in it, (count,).
+
+    Raises CannotTake.
+    """
+    height, width = sheet.pixels.shape[:2]
+    try:
+        data = codec.encode(sheet.pixels, level, chroma)
+        decoded = codec.decode(data)
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise CannotTake(f"cannot take an image of {height}x{width}: {error}") from error
+    if decoded.ndim == 3 and sheet.pixels.ndim == 2:
+        decoded = np.rint(decoded @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    if decoded.shape != sheet.pixels.shape:
+        raise CannotTake(f"decodes an image of {height}x{width} to {decoded.shape}")
+    return len(data), sheet.squared_errors(decoded)
+
+
+def psnr_of(squared_error: float, values: int) -> float:
+    """In dB, of uint8; infinite where nothing was lost."""
+    return 10 * math.log10(255**2 * values / squared_error) if squared_error else math.inf
+
+
+class CannotTake(Exception):
     """The codec cannot encode one of the images; the text says which and why."""
 
 
@@ -288,7 +322,7 @@ class _Measured:
 class _Search:
     """Looks for the lowest level of one codec that reaches a PSNR."""
 
-    codec: _Codec
+    codec: Codec
     psnr: float
     encoders: ThreadPoolExecutor
 
@@ -296,7 +330,6 @@ class _Search:
         self,
         form: str,
         images: list[Pixels],
-        lay_out: Callable[[list[Pixels]], list[_Sheet]],
         total_pixels: int,
     ) -> RivalSize:
         """The row of one codec in one form.
@@ -306,6 +339,7 @@ class _Search:
         """
         colour = any(image.ndim == 3 for image in images)
         try:
+            lay_out = FORMS[form]
             coarse = lay_out(images[::COARSE_STEP])
             middle = len(self.codec.levels) // 2
             guesses = []
@@ -316,7 +350,7 @@ class _Search:
             _, _, guess, chroma = min(guesses)
             sheets = lay_out(images)
             step, measured = self._lowest(sheets, chroma, guess)
-        except _CannotTake as error:
+        except CannotTake as error:
             return RivalSize(self.codec.name, form, "", None, None, None, len(images), str(error))
         setting = self.codec.setting.format(self.codec.levels[step])
         if colour and chroma:
@@ -337,7 +371,7 @@ class _Search:
             len(images),
         )
 
-    def _lowest(self, sheets: list[_Sheet], chroma: str, start: int) -> tuple[int, _Measured]:
+    def _lowest(self, sheets: list[Sheet], chroma: str, start: int) -> tuple[int, _Measured]:
         """The lowest step that reaches the PSNR, or the last one: from ``start`` by doubling
         strides until it is bracketed, then by bisection."""
         levels = self.codec.levels
@@ -360,25 +394,12 @@ class _Search:
         lowest = min(high, len(levels) - 1)
         return lowest, tried[lowest]
 
-    def _measure(self, sheets: list[_Sheet], level: float, chroma: str) -> _Measured:
+    def _measure(self, sheets: list[Sheet], level: float, chroma: str) -> _Measured:
         """The bytes of all sheets and the PSNR over all their images."""
-        tasks = [self.encoders.submit(self._round_trip, sheet, level, chroma) for sheet in sheets]
+        tasks = [
+            self.encoders.submit(round_trip, self.codec, sheet, level, chroma) for sheet in sheets
+        ]
         results = [task.result() for task in tasks]
-        error = sum(error for _, error in results)
-        values = sum(sheet.values for sheet in sheets)
-        psnr = 10 * math.log10(255**2 * values / error) if error else math.inf
+        error = sum(int(errors.sum()) for _, errors in results)
+        psnr = psnr_of(error, sum(sheet.values for sheet in sheets))
         return _Measured(sum(size for size, _ in results), psnr)
-
-    def _round_trip(self, sheet: _Sheet, level: float, chroma: str) -> tuple[int, int]:
-        """Bytes and squared error of one file."""
-        height, width = sheet.pixels.shape[:2]
-        try:
-            data = self.codec.encode(sheet.pixels, level, chroma)
-            decoded = self.codec.decode(data)
-        except (RuntimeError, ValueError, ImportError) as error:
-            raise _CannotTake(f"cannot take an image of {height}x{width}: {error}") from error
-        if decoded.ndim == 3 and sheet.pixels.ndim == 2:
-            decoded = np.rint(decoded @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-        if decoded.shape != sheet.pixels.shape:
-            raise _CannotTake(f"decodes an image of {height}x{width} to {decoded.shape}")
-        return len(data), sheet.squared_error(decoded)

@@ -176,7 +176,7 @@ def test_a_sample_is_evenly_spaced_and_bounded(monkeypatch):
 def test_a_mosaic_holds_every_image_once_and_empty_cells_cost_no_quality(clothes, monkeypatch):
     monkeypatch.setattr(rivals, "SHEET_PIXELS", 30 * 28 * 28)
     images = [image[:, :, 0] for image in clothes[:59]]
-    sheets = rivals._mosaic(images)
+    sheets = rivals.mosaic(images)
     assert [sheet.count for sheet in sheets] == [30, 29]
     height, width = sheets[1].pixels.shape
     assert 0.7 < height / width < 1.5
@@ -188,10 +188,13 @@ def test_a_mosaic_holds_every_image_once_and_empty_cells_cost_no_quality(clothes
 
     decoded = sheets[1].pixels.copy()
     decoded[-28:, -28:] = 200
-    assert sheets[1].squared_error(decoded) == 0
+    assert sheets[1].squared_errors(decoded).tolist() == [0] * 29
     decoded[0, 0] ^= 3
     decoded[-28, 0] ^= 4
-    assert sheets[1].squared_error(decoded) == 3**2 + 4**2
+    columns = width // 28
+    expected = [0] * 29
+    expected[0], expected[(len(cells) // columns - 1) * columns] = 3**2, 4**2
+    assert sheets[1].squared_errors(decoded).tolist() == expected
 
 
 def test_no_images_and_no_number_are_refused(clothes):

@@ -1,0 +1,92 @@
+"""Our own models, through the public verbs: train, compress, decompress."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor import verbs
+
+from .cells import Cell, Figures, name_of, psnrs
+from .datasets import Prepared, images_of
+
+# What is trained: the plugin, its setting that trades bits for quality, the settings of all data
+# sets, and for each of them that setting's values and further settings.
+PLUGIN = "undercomplete"
+RATE = "rounding_loss"
+SETTINGS: dict[str, Any] = {"patience": 1000, "calibration": 0}
+ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
+    "fashion-mnist": ((0.05, 0.2, 0.8, 2.5, 6), {}),
+    "mnist": ((0.05, 0.2, 0.8, 2.5, 6), {}),
+    "cifar-10": ((0.05, 0.2, 0.8, 2.5, 6), {}),
+    "crops": ((0.05, 0.2, 0.8, 2.5, 6), {}),
+    "eurosat": ((0.05, 0.2, 0.8, 2.5, 6), {}),
+    "kodak": ((0.05, 0.2, 0.8, 2.5, 6), {"batch_size": 16}),
+}
+
+
+def our_cells(data: Prepared, seconds: float, models: Path) -> Iterator[Cell]:
+    """A model for each value; it stays in ``models`` under the cell's name."""
+    rates, further = ROWS[data.name]
+    for rate in rates:
+        settings = {**SETTINGS, **further, RATE: rate}
+        key = {
+            "data": data.name,
+            "method": "ours",
+            "test": data.test_digest,
+            "train": data.train_digest,
+            "plugin": PLUGIN,
+            "settings": settings,
+            "seconds": seconds,
+        }
+        yield Cell(key, partial(_measured, data, settings, seconds, models / name_of(key)))
+
+
+def _measured(data: Prepared, settings: dict[str, Any], seconds: float, model: Path) -> Figures:
+    if not model.exists():
+        model.parent.mkdir(exist_ok=True)
+        verbs.train(PLUGIN, data.train, model, settings=settings, max_seconds=seconds, resume=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        once = verbs.compress(data.test, model, folder / "once", measure=True)
+        twice = verbs.compress(_twice(data.test, folder), model, folder / "twice")
+        decoded = folder / ("decoded" if data.test.is_dir() else "decoded.npy")
+        verbs.decompress(folder / "once", decoded)
+        restored = images_of(decoded)
+    errors = [
+        np.square(image.astype(np.int32) - other).sum()
+        for image, other in zip(data.test_images, restored, strict=True)
+    ]
+    values = np.array([image.size for image in data.test_images])
+    pooled, mean = psnrs(np.array(errors), values)
+    if abs(pooled - once["psnr"]) > 0.001:
+        raise ValueError(f"compress says {once['psnr']} dB, but its archive has {pooled:.4f} dB")
+    sizes = [told["archive_bytes"] - told["model_bytes"] for told in (once, twice)]
+    training = verbs.inspect(model)["training"]
+    return Figures(
+        bytes=sizes[0],
+        fixed_bytes=2 * sizes[0] - sizes[1],
+        model_bytes=once["model_bytes"],
+        images=once["images"],
+        pixels=sum(image.shape[0] * image.shape[1] for image in data.test_images),
+        psnr=pooled,
+        mean_psnr=mean,
+        facts={name: training[name] for name in ("parameters", "seconds", "steps", "threads")},
+    )
+
+
+def _twice(test: Path, folder: Path) -> Path:
+    """The same images two times over, which shows what an archive holds only once."""
+    if not test.is_dir():
+        array = np.load(test)
+        np.save(folder / "twice.npy", np.concatenate([array, array]))
+        return folder / "twice.npy"
+    for copy in ("a", "b"):
+        shutil.copytree(test, folder / "images" / copy)
+    return folder / "images"
