@@ -156,7 +156,7 @@ def test_a_training_on_crops_that_was_interrupted_ends_with_the_same_weights(
         torch.manual_seed(3)
         model = Undercomplete(Undercomplete.Config(hidden=[4], latent=2), data.spec(SOME, True))
         Loop(model, settings, data, split, Budget(20), seed, folder, report).run()
-        return model.state_dict()["f.0.weight"]
+        return torch.cat([weight.flatten() for weight in model.state_dict().values()])
 
     whole = run(tmp_path / "whole", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
