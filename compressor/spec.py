@@ -71,7 +71,10 @@ class ImageSpec(BaseModel):
         if not height or not width:
             raise UnreadableImage(f"is {height}x{width}: it has no pixels")
         if channels != self.channels:
-            raise UnreadableImage(f"has {channels} channels, the model takes {self.channels}")
+            alpha = " with alpha" if channels == 4 else ""
+            raise UnreadableImage(
+                f"has {channels} channels{alpha}, the model takes {self.channels}"
+            )
         if self.stride is None and (height, width) != (self.height, self.width):
             raise UnreadableImage(
                 f"is {height}x{width}, the model takes {self.height}x{self.width} only"

@@ -283,6 +283,85 @@ def test_images_of_which_none_can_be_used_are_an_error(
         assert tree(tmp_path) == before
 
 
+@pytest.fixture
+def of_any_size(tmp_path: Path, clothes: Pixels) -> dict[str, Pixels]:
+    """Images that nobody trains on, in the folder ``any``, by name."""
+    random = np.random.default_rng(0)
+    found = {
+        "black.png": np.zeros((28, 28, 1), np.uint8),
+        "noise.png": random.integers(0, 256, (61, 35, 1), np.uint8),
+        "odd.png": clothes[0, 1:, 3:],
+        "pixel.png": clothes[1, 14:15, 14:15],
+        "thin.png": clothes[2, :, 14:15],
+        "white.png": np.full((29, 31, 1), 255, np.uint8),
+        "wide.png": np.concatenate([*clothes, *clothes], axis=1)[:, :20_000],
+    }
+    for name, image in found.items():
+        save(tmp_path / "any" / name, image)
+    return found
+
+
+def test_a_fully_convolutional_model_takes_images_of_any_size(
+    of_any_size: dict[str, Pixels], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.engine.tiles.MAX_PIXELS", 2**17)  # the wide one has more
+    folder, engine = tmp_path / "any", Engine(Model.open(model))
+    assert run("compress", folder, "-m", model, "-o", tmp_path / "a", "--measure").code == 0
+    assert run("verify", tmp_path / "a").code == 0
+    assert run("decompress", tmp_path / "a", "-o", tmp_path / "out").code == 0
+    expected = {
+        name: engine.decode(engine.encode(image[None]), *image.shape[:2])[0]
+        for name, image in of_any_size.items()
+    }
+    assert same(pixels_of(tmp_path / "out"), expected)
+
+    ran = run("score", folder, "-m", model, "-o", tmp_path / "r.csv", "--threshold", "1", "--json")
+    assert ran.code == 0 and json.loads(ran.out)["images"] == 7
+    lines = (tmp_path / "r.csv").read_text().splitlines()[1:]
+    scores = {line.split(",")[0]: float(line.split(",")[1]) for line in lines}
+    assert all(0 <= score < 1 for score in scores.values())
+    assert scores["noise.png"] > scores["odd.png"] > 0
+
+
+def test_images_without_pixels_are_refused(model: Path, tmp_path: Path, clothes: Pixels) -> None:
+    for name, empty in (("high", clothes[:3, :0]), ("wide", clothes[:3, :, :0])):
+        np.save(tmp_path / f"{name}.npy", empty)
+        before = tree(tmp_path)
+        ran = run("compress", tmp_path / f"{name}.npy", "-m", model, "-o", tmp_path / "a")
+        size = "0, 28" if name == "high" else "28, 0"
+        assert ran.code == 1
+        assert f"{name}.npy is uint8 (3, {size}, 1)" in ran.error and "no length 0" in ran.error
+        assert tree(tmp_path) == before
+
+
+def test_an_alpha_channel_that_a_model_does_not_take_is_named(
+    model: Path, tmp_path: Path, clothes: Pixels
+) -> None:
+    save(tmp_path / "images" / "a.png", clothes[0])
+    save(tmp_path / "images" / "b.png", clothes[1].repeat(4, axis=2))
+    ran = run("compress", tmp_path / "images", "-m", model, "-o", tmp_path / "a", "--json")
+    assert ran.code == 4
+    told = json.loads(ran.out)["unreadable_names"]
+    assert told == ["b.png: has 4 channels with alpha, the model takes 1"]
+
+
+def test_codes_far_outside_of_the_tables_come_back_as_they_are(
+    model: Path, tmp_path: Path, clothes: Pixels
+) -> None:
+    opened = Model.open(model)
+    engine = Engine(opened)
+    codes = engine.encode(clothes[:3])
+    codes[0], codes[1, :, ::2] = 2**24, -(2**24)
+    images = CodedImages(["0", "1", "2"], [CodeGroup(np.arange(3), 28, 28, codes)], {})
+    with ArchiveWriter(tmp_path / "a", opened, {"source": "far"}) as writer:
+        writer.add(pack_images(images, opened.prior))
+    assert run("verify", tmp_path / "a").code == 0
+    assert run("decompress", tmp_path / "a", "-o", tmp_path / "out.npy").code == 0
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npy"), engine.decode(codes, 28, 28)[..., 0]
+    )
+
+
 @pytest.mark.parametrize("other", ["size", "channels"])
 def test_training_on_images_of_several_shapes_names_two(
     other: str, tmp_path: Path, clothes: Pixels, arguments: Callable[..., tuple[object, ...]]

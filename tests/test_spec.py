@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_spec_of_vectors_that_contradicts_itself_is_refused(change: dict[str, 
         (VECTORS, (8, 6, 3), "is an image, the model takes vectors"),
         (IMAGES, (144,), "is a vector, the model takes images"),
         (IMAGES, (8, 6, 1), "has 1 channels, the model takes 3"),
+        (IMAGES, (8, 6, 4), "has 4 channels with alpha, the model takes 3"),
         (IMAGES, (6, 8, 3), "is 6x8, the model takes 8x6 only"),
         (IMAGES.model_copy(update={"stride": 4}), (0, 6, 3), "is 0x6: it has no pixels"),
         (IMAGES.model_copy(update={"stride": 4}), (7, 0, 3), "is 7x0: it has no pixels"),
@@ -70,3 +72,23 @@ def test_a_vector_counts_as_an_image_one_row_high() -> None:
     assert IMAGES.shape_of(*size_of(IMAGES.shape)) == IMAGES.shape
     assert (IMAGES.elements, IMAGES.bytes_per_place) == (144, 3)
     assert CodeSpec(shape=(7,)).shape_for(1, 2) == (7,)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 6), (7, 9), (1, 20_000)])
+def test_with_a_stride_every_size_fits_and_its_code_is_rounded_up(size: tuple[int, int]) -> None:
+    spec = IMAGES.model_copy(update={"stride": 4})
+    height, width = size
+    spec.check((height, width, 3))
+    code = CodeSpec(shape=(5, 2, 2), stride=4)
+    assert code.shape_for(height, width) == (5, math.ceil(height / 4), math.ceil(width / 4))
+    padded = spec.model_copy(update={"height": height, "width": width}).padded(4)
+    assert code.shape_for(padded.height, padded.width) == code.shape_for(height, width)
+    assert padded.height - height < 4 > padded.width - width
+
+
+def test_a_halo_is_told_only_where_it_is_known() -> None:
+    old = {"shape": (2, 7, 7), "stride": 4}
+    assert CodeSpec.model_validate(old).model_dump() == old
+    known = CodeSpec.model_validate({**old, "halo": 0})
+    assert known.model_dump() == {**old, "halo": 0}
+    assert CodeSpec.model_validate_json(known.model_dump_json()) == known

@@ -146,7 +146,7 @@ def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> t
     if not _is_readable((shape, False, dtype)):
         raise DataError(
             f"{location} is {dtype} {shape}; wanted is uint8 (N, H, W) or (N, H, W, C) with 1, 3 "
-            "or 4 channels (one image: array[None]), or float32 (N, D) for vectors, N at least 1"
+            "or 4 channels (one image: array[None]), or float32 (N, D) for vectors, no length 0"
         )
     if dtype != np.uint8:
         return (shape[1],)

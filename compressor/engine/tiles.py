@@ -16,7 +16,7 @@ import numpy as np
 from ..data.images import Rows
 from ..spec import CodeSpec
 
-MAX_PIXELS = 2**22  # of an image, or a tile with its halo, that goes through a graph at once
+MAX_PIXELS = 2**20  # of an image, or a tile with its halo, that goes through a graph at once
 LEAST_TILE = 4  # halos along each side: less would be halo for the most part
 
 

@@ -23,7 +23,7 @@ MAX_HELD_OUT = 10_000  # rows in the validation split, and in the calibration sp
 CHUNK = 256
 LARGE_CHUNK = 4  # of images that are to be cropped, which may be photographs
 ELEMENTS_AT_ONCE = 2**18  # of what is run through a network outside of training steps
-CROPS = 2**63  # streams of random numbers from here on place crops; those below order the rows
+CROPS = 2**62  # streams of random numbers from here on place crops; those below order the rows
 
 
 @dataclass(frozen=True)
