@@ -74,13 +74,14 @@ def imagecodecs() -> Any:
 def _to_webp(pixels: Pixels, quality: float, *, lossless: bool = False) -> bytes:
     file = io.BytesIO()
     image = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
-    # exact keeps the colours of pixels that are wholly transparent.
-    image.save(file, "WEBP", quality=quality, lossless=lossless, method=6, exact=True)
+    # exact keeps the colours of pixels that are wholly transparent. Method 6 takes up to 27 times
+    # as long as 4: lossy for 3% less, lossless for 2% more on small photos.
+    image.save(file, "WEBP", quality=quality, lossless=lossless, method=4, exact=True)
     return file.getvalue()
 
 
 def _to_lossless_webp(pixels: Pixels, _: float) -> bytes:
-    return _to_webp(pixels, 80, lossless=True)  # 100 takes 15 times as long for 0.5% less
+    return _to_webp(pixels, 80, lossless=True)  # the effort; 100: 6 times as long, 1% less
 
 
 def _to_png(pixels: Pixels, _: float) -> bytes:

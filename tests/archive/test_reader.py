@@ -394,6 +394,34 @@ def test_verify_finds_an_image_listed_twice_and_other_channels(copy):
     assert "other channels" in problems
 
 
+def test_verify_finds_items_of_another_codec(copy, few, read, same):
+    items = Archive.open(copy).part(0).items
+    items.codec[3] = "png"
+    rebuilt(copy, items=items)
+    assert same(read(Archive.open(copy))[0], few)
+    assert verify_archive(copy) == [f"{copy}: part 0 has items of another codec"]
+
+
+def test_an_index_of_another_codec_gives_no_codes(copy, few, read):
+    index = Index.from_bytes((copy / "blocks" / "part-00000.parquet").read_bytes())
+    index.codec[0] = "webp"
+    rebuilt(copy, index=index)
+    codes, lost = read(Archive.open(copy))
+    assert all(np.array_equal(code, few[name]) for name, code in codes.items())
+    assert set(lost.values()) == {"lost: block 0 of part 0 is not what its index says"}
+    assert any("block 0 and the index do not agree" in problem for problem in verify_archive(copy))
+
+
+def test_a_codec_that_is_not_known_is_damage(copy, few, read):
+    items = Archive.open(copy).part(0).items
+    items.codec[3] = "gif"
+    rebuilt(copy, items=items)
+    archive = Archive.open(copy)
+    codes, _ = read(archive)
+    assert len(codes) == len(few) and next(iter(codes)) == "damaged-00000/00000000"
+    assert "has a codec that this version does not know: 'gif'" in archive.damage[0]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("offset", 2**40), ("offset", 7), ("offset", -1), ("length", 2**31 - 4), ("count", 2**31 - 1)],
