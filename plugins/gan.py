@@ -4,9 +4,9 @@ J(D) = -E log D(x) - E log(1 - D(g(z)))                      (Goodfellow et al. 
 J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
-Then, with g and D fixed, f minimises |x - g(f(x))|^2 + kappa |D's features of both|^2, each a mean
-over elements (izi_f: Schlegl et al. 2019), and s^2 |f(x)|^2 over x's elements, so that codes stay
-where z is likely. conv is a DCGAN (Radford, Metz & Chintala 2016).
+Then, with g and D fixed, f minimises |x - g(f(x))|^2 + kappa |D's features of both|^2, the latter as
+large as if there were as many as elements of x (izi_f: Schlegl et al. 2019, who take means), and
+s^2 |f(x)|^2, so that codes stay where z is likely. conv is a DCGAN (Radford, Metz & Chintala 2016).
 """
 
 from __future__ import annotations
@@ -118,12 +118,12 @@ class GAN(Autoencoder):
         return {"g": -torch.exp(logit.clamp(max=LARGEST_LOGIT)).mean()}
 
     def _encode(self, passed: Pass) -> Mapping[str, Tensor]:
+        inputs, elements = len(passed.x), passed.x[0].numel()
         distance = self.discriminator.distance(passed.x, passed.pixels)
-        likely = passed.z.square().sum() / passed.x.numel()
         return {
-            "distortion": (passed.x - passed.pixels).square().mean(),
-            "prior": DEVIATION**2 * likely,
-            "features": self.config.kappa * distance.mean(),
+            "distortion": (passed.x - passed.pixels).square().sum() / inputs,
+            "prior": DEVIATION**2 * passed.z.square().sum() / inputs,
+            "features": self.config.kappa * elements * distance.mean(),
         }
 
     def scores(self, passed: Pass) -> Mapping[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compressor.plugins.codec import Codec
 from compressor.plugins.contractive import Contractive
 from compressor.plugins.denoising import Denoising
 from compressor.plugins.gan import GAN
@@ -15,6 +16,7 @@ from compressor.testing import Check, parametrize_with_checks
 
 @parametrize_with_checks(
     [
+        (Codec, {"widths": [8, 12], "depth": 1, "latent": 4}),
         (Undercomplete, {"hidden": [8]}),
         (Stacked, {"hidden": [24], "latent": 8, "training": "greedy"}),
         (Stacked, {"hidden": [8], "latent": 4, "network": "conv", "tied": False}),
