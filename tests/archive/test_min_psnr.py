@@ -37,7 +37,7 @@ def mixed(clothes: Pixels, letters: Pixels) -> Pixels:
 
 @pytest.fixture(scope="module")
 def rebuilt(dense_model: Path, mixed: Pixels) -> Pixels:
-    engine = Engine(Model.open(dense_model).read)
+    engine = Engine(Model.open(dense_model))
     return engine.decode(engine.encode(mixed), 28, 28)
 
 
