@@ -18,7 +18,7 @@ from .context import Context
 from .density import Density
 
 PriorName = Literal["factorised", "context"]
-FIRST_STEP = 0.5  # of a channel's deviation, before training
+FIRST_STEP = 2.0  # of a channel's deviation, before training
 
 
 def sampled(mean: Tensor, scale: Tensor | None) -> Tensor:
@@ -53,13 +53,15 @@ class Bottleneck(nn.Module):
         """One a channel or element, shaped to multiply a code."""
         return self.log_steps.exp()
 
+    @torch.no_grad()
     def start(self, code: Tensor) -> None:
-        """Takes steps from codes of the untrained encoder."""
-        deviation = code.transpose(0, 1).flatten(1).std(1, correction=0)
-        with torch.no_grad():
-            self.log_steps.copy_(
-                (FIRST_STEP * deviation).clamp_min(1e-4).log().reshape(self.log_steps.shape)
-            )
+        """Takes steps, and where integers are to be expected, from codes of the untrained encoder."""
+        deviation, mean = torch.std_mean(code.transpose(0, 1).flatten(1), 1, correction=0)
+        steps = (FIRST_STEP * deviation).clamp_min(1e-4)
+        self.log_steps.copy_(steps.log().reshape(self.log_steps.shape))
+        self.density.start((mean / steps)[: self.density.channels])
+        if self.context is not None:
+            self.context.start(mean / steps)
 
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """(z like code, bits (N,)); noise from torch's global generator in training."""

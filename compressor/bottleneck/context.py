@@ -120,6 +120,14 @@ class Context(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(IntegerNetwork(which, spatial) for which in passes)
 
+    @torch.no_grad()
+    def start(self, centres: Tensor) -> None:
+        """Expects elements at their channel's centre, (C,), at first."""
+        for network in self.networks:
+            assert isinstance(network, IntegerNetwork)
+            start, stop = network.which.start, network.which.stop
+            network.third.bias[: stop - start] = centres[start:stop]
+
     def bits(self, integers: Tensor, known: Tensor) -> Tensor:
         """-log2 P of the passes' elements of integers (N, K) or (N, C, h, w), (N,)."""
         if integers.ndim == 2:

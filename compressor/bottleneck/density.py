@@ -22,6 +22,7 @@ class Density(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         scale = INITIAL_SCALE ** (1 / (len(SIZES) - 1))
         self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
         for inputs, outputs in pairwise(SIZES):
@@ -29,6 +30,11 @@ class Density(nn.Module):
             self.matrices.append(nn.Parameter(initial.expand(channels, outputs, inputs).clone()))
             self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
             self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
+
+    @torch.no_grad()
+    def start(self, centres: Tensor) -> None:
+        """Moves the densities, as they are at first, to ``centres``, (C,)."""
+        self.biases[0].sub_(F.softplus(self.matrices[0]) * centres[:, None, None])
 
     def bits(self, z: Tensor) -> Tensor:
         """-log2 P of each element of z: (N, C) or (N, C, h, w)."""
