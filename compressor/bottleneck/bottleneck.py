@@ -18,6 +18,7 @@ from .context import Context
 from .density import Density
 
 PriorName = Literal["factorised", "context"]
+SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
 FIRST_STEP = 2.0  # of a channel's deviation, before training
 
 
@@ -55,7 +56,7 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def start(self, code: Tensor) -> None:
-        """Takes steps, and where integers are to be expected, from codes of the untrained encoder."""
+        """Takes steps and the centres of densities from codes of the untrained encoder."""
         deviation, mean = torch.std_mean(code.transpose(0, 1).flatten(1), 1, correction=0)
         steps = (FIRST_STEP * deviation).clamp_min(1e-4)
         self.log_steps.copy_(steps.log().reshape(self.log_steps.shape))
@@ -64,12 +65,14 @@ class Bottleneck(nn.Module):
             self.context.start(mean / steps)
 
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        """(z like code, bits (N,)); noise from torch's global generator in training."""
+        """(z like code, bits (N,)); noise from torch's global generator in training.
+
+        What the context knows is rounded in training, too, and passes no gradient to the encoder:
+        it would come through as many roundings as the networks have, and is mostly noise.
+        """
         scaled = code / self.steps
         rounded = torch.floor(scaled + 0.5)
         integers = scaled + torch.rand_like(scaled) - 0.5 if training else rounded
-        if training and self.context is not None:  # known integers are integers
-            rounded = scaled + (rounded - scaled).detach()
         return integers * self.steps, self.bits(integers, rounded)
 
     def bits(self, integers: Tensor, known: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ TOP = 255  # of a hidden activation, in such units
 KNOWN = 127  # known integers are clipped to +-KNOWN
 WEIGHT = 127  # of an integer weight, at most
 EXACT = 2.0**23  # below it a half is exact too
-HIDDEN = 32
+HIDDEN = 64
 KERNEL = 3
 LEAST = 1e-9
 LEAST_SCALE, LARGEST_SCALE = 0.06, 60.0  # of the logistic distribution
@@ -98,11 +98,12 @@ class IntegerNetwork(nn.Module):
         # left, right, top, bottom: such that the output has the pass's positions alone
         self.padding = (reach - which.column, reach, reach - which.row, reach)
         hidden = torch.full((HIDDEN,), float(UNIT))
-        last = torch.tensor([FRACTIONS / UNIT, 1 / LEVEL / UNIT]).repeat_interleave(outputs)
+        last = torch.tensor([FRACTIONS, 1 / LEVEL]).repeat_interleave(outputs) / UNIT
         self.first = IntegerConv(which.inputs, HIDDEN, kernel, which.step, KNOWN, hidden)
         self.second = IntegerConv(HIDDEN, HIDDEN, 1, 1, TOP, torch.ones(HIDDEN))
         self.third = IntegerConv(HIDDEN, 2 * outputs, 1, 1, TOP, last)
         with torch.no_grad():
+            self.third.bias[:outputs] = 0.0
             self.third.bias[outputs:] = -math.log(LEAST_SCALE)  # a scale of 1
 
     def forward(self, known: Tensor) -> Tensor:

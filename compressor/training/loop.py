@@ -21,11 +21,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from ..bottleneck.bottleneck import SPEED
 from ..data.images import Rows
 from ..engine.tiles import padded
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
-from ..plugin import Autoencoder, Pass, Phase, Player
+from ..plugin import Autoencoder, Pass, Phase
 from .dataset import BatchOrder, Dataset, Split, pieces
 from .normalisation import Normalisation
 from .objective import Objective, phases, total, watched
@@ -46,6 +47,7 @@ OPTIMISERS: dict[str, Optimiser] = {
     ),
     "sgd": torch.optim.SGD,
 }
+MOMENTUM = 0.9  # of the bottleneck's optimiser
 AIMED = 256  # inputs that lambda is judged on, as far as memory allows
 STEPS_BETWEEN_EVALUATIONS = (20, 500)  # at least, for a checkpoint is written too, and at most
 
@@ -149,17 +151,7 @@ class Loop:
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter in trained)
         objective = fabric.setup_module(Objective(self.model))
-        optimisers: list[Any] = [
-            fabric.setup_optimizers(
-                OPTIMISERS[self.settings.optimiser](
-                    list(_parameters(player.modules)),
-                    lr=self.settings.learning_rate * player.learning_rate,
-                    momentum=player.momentum,
-                    weight_decay=self.settings.weight_decay,
-                )
-            )
-            for player in phase.players
-        ]
+        optimisers = self._optimisers(fabric, phase)
         for optimiser, optimiser_state in zip(optimisers, saved or [], strict=bool(saved)):
             optimiser.load_state_dict(optimiser_state)
         steps, seconds = self._phase_budget(phase)
@@ -188,6 +180,25 @@ class Loop:
         if self.state.best_weights is not None:
             self.model.load_state_dict(self.state.best_weights)
 
+    def _optimisers(self, fabric: Fabric, phase: Phase) -> list[Any]:
+        """One a player, and one for the bottleneck where the phase trains it."""
+        bottleneck = _parameters([self.model.bottleneck] if self.model.bottleneck else [])
+        kinds = [(list(_parameters(player.modules)), player.momentum) for player in phase.players]
+        kinds = [([p for p in own if p not in bottleneck], momentum) for own, momentum in kinds]
+        if bottleneck and watched(phase) is not None:
+            kinds.append((list(bottleneck), MOMENTUM))
+        return [
+            fabric.setup_optimizers(
+                OPTIMISERS[self.settings.optimiser](
+                    parameters,
+                    lr=self.settings.learning_rate,
+                    momentum=momentum,
+                    weight_decay=self.settings.weight_decay,
+                )
+            )
+            for parameters, momentum in kinds
+        ]
+
     def _step(
         self,
         fabric: Fabric,
@@ -201,7 +212,9 @@ class Loop:
         x = self._to_device(fabric, self.data.drawn(indices, self.seed, self.state.step))
         torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
         factor = self._schedule(self._progress(steps, seconds))
-        total, pairs = 0.0, list(zip(phase.players, optimisers, strict=True))
+        total, pairs = 0.0, list(zip(phase.players, optimisers, strict=False))
+        for optimiser in optimisers[len(pairs) :]:
+            optimiser.zero_grad()
         for number, (player, optimiser) in enumerate(pairs):
             if len(pairs) > 1:
                 own = _parameters(player.modules)
@@ -213,17 +226,17 @@ class Loop:
             self._refuse_nan(loss.item(), phase, "loss")
             fabric.backward(loss)
             if not phase.together:
-                self._move(fabric, objective, player, optimiser, factor)
+                self._move(fabric, objective, optimiser, player.learning_rate * factor)
         if phase.together:
             for player, optimiser in pairs:
-                self._move(fabric, objective, player, optimiser, factor)
+                self._move(fabric, objective, optimiser, player.learning_rate * factor)
+        for optimiser in optimisers[len(pairs) :]:
+            self._move(fabric, objective, optimiser, SPEED * factor)
         return total
 
-    def _move(
-        self, fabric: Fabric, objective: Any, player: Player, optimiser: Any, factor: float
-    ) -> None:
+    def _move(self, fabric: Fabric, objective: Any, optimiser: Any, factor: float) -> None:
         for group in optimiser.param_groups:
-            group["lr"] = self.settings.learning_rate * player.learning_rate * factor
+            group["lr"] = self.settings.learning_rate * factor
         if self.settings.clip_norm:
             fabric.clip_gradients(
                 objective, optimiser, max_norm=self.settings.clip_norm, error_if_nonfinite=False
