@@ -5,7 +5,8 @@ J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
 Then, with g and D fixed, f minimises |x - g(f(x))|^2 + kappa |D's features of both|^2, the latter a
-mean times the elements of x (izi_f: Schlegl et al. 2019, who take means), and s^2 |f(x)|^2, so that codes stay where z is likely. conv is a DCGAN (Radford, Metz & Chintala 2016).
+mean times the elements of x (izi_f: Schlegl et al. 2019, who take means), and s^2 |f(x)|^2, so that
+codes stay where z is likely. conv is a DCGAN (Radford, Metz & Chintala 2016).
 """
 
 from __future__ import annotations

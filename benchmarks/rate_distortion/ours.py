@@ -18,16 +18,33 @@ from .datasets import Prepared, images_of
 
 # What is trained: the plugin, its setting that trades bits for quality, the settings of all data
 # sets, and for each of them that setting's values and further settings.
-PLUGIN = "undercomplete"
-RATE = "rounding_loss"
-SETTINGS: dict[str, Any] = {"patience": 1000, "calibration": 0}
+PLUGIN = "codec"
+RATE = "rate"
+SETTINGS: dict[str, Any] = {
+    "patience": 1000,
+    "calibration": 0,
+    "validation": 0.02,
+    "batch_size": 32,
+}
+SMALL = {"patch": 4, "widths": [96], "depth": 4}
+RATES = (0.05, 0.02, 0.008, 0.003, 0.001)
 ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
-    "fashion-mnist": ((0.05, 0.2, 0.8, 2.5, 6), {}),
-    "mnist": ((0.05, 0.2, 0.8, 2.5, 6), {}),
-    "cifar-10": ((0.05, 0.2, 0.8, 2.5, 6), {}),
-    "crops": ((0.05, 0.2, 0.8, 2.5, 6), {}),
-    "eurosat": ((0.05, 0.2, 0.8, 2.5, 6), {}),
-    "kodak": ((0.05, 0.2, 0.8, 2.5, 6), {"batch_size": 16}),
+    "fashion-mnist": (RATES, SMALL),
+    "mnist": (RATES, SMALL),
+    "cifar-10": (RATES, SMALL),
+    "crops": (RATES, {"patch": 4, "widths": [96, 128], "depth": 3}),
+    "eurosat": (RATES, {"patch": 4, "widths": [96, 128], "depth": 3}),
+    "kodak": (
+        (0.3, 0.1, 0.03, 0.01, 0.003),
+        {
+            "patch": 4,
+            "widths": [96, 128, 192],
+            "depth": 3,
+            "latent": 96,
+            "batch_size": 8,
+            ,
+        },
+    ),
 }
 
 

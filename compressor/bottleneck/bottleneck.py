@@ -19,6 +19,7 @@ from .density import Density
 
 PriorName = Literal["factorised", "context"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
+SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 600, 64, 5e-3, 100.0
 FIRST_STEP = 2.0  # of a channel's deviation, before training
 
 
@@ -81,3 +82,20 @@ class Bottleneck(nn.Module):
             return self.density.bits(integers).flatten(1).sum(1)
         bits = self.density.bits(self.passes[0].of(integers)).flatten(1).sum(1)
         return bits + self.context.bits(integers, known)
+
+    def settle(self, codes: Tensor) -> None:
+        """Fits the prior to integers (N, *shape) as they are in use; f, g and steps stay.
+
+        Noise has taught it a density that is smoother than what it is to code.
+        """
+        optimiser = torch.optim.Adam(self.parameters(), SETTLING_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, SETTLING_RATE, SETTLING_STEPS, pct_start=0.1
+        )
+        for _ in range(SETTLING_STEPS):
+            batch = codes[torch.randint(len(codes), (SETTLING_BATCH,))].float()
+            optimiser.zero_grad()
+            self.bits(batch, batch).mean().backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.parameters(), SETTLING_CLIP)
+            optimiser.step()
+            schedule.step()

@@ -145,6 +145,7 @@ def learn_prior(
     if bottleneck is None or bottleneck.context is None:
         prior = Prior.learn(codes)
         return prior, {"prior.bin": prior.to_bytes()}
+    bottleneck.settle(torch.from_numpy(codes))
     graph = export_context(bottleneck.context).SerializeToString(deterministic=True)
     network = OnnxNetwork(graph, bottleneck.passes)
     learned = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
