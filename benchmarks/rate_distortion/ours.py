@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 32,
 }
 SMALL = {"patch": 4, "widths": [96], "depth": 4}
-RATES = (0.05, 0.02, 0.008, 0.003, 0.001)
+RATES = (0.02, 0.003, 0.05, 0.008, 0.001)
 ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
     "fashion-mnist": (RATES, SMALL),
     "mnist": (RATES, SMALL),

@@ -49,7 +49,7 @@ class TrainingSettings(BaseModel):
         None, gt=0, description="bits per pixel (vectors: number) at which it aims, likewise"
     )
     prior: Literal["factorised", "context"] = Field(
-        "context",
+        "factorised",
         description="with a rate: one density a channel, or, behind the first channels, one for "
         "each element by what is known of its neighbours",
     )

@@ -1,0 +1,109 @@
+"""Training with a rate: what the loss says a code costs is what the archive takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compressor.plugins.vae import VAE
+
+from compressor import verbs
+from compressor.data.images import Pixels
+from compressor.errors import ConfigError
+from compressor.plugin import Pass
+from compressor.training.objective import total
+from compressor.training.rate import Aim, add_bottleneck
+from compressor.training.restore import restore
+from compressor.training.settings import TrainingSettings, split_settings
+
+SMALL = {"widths": [24], "patch": 4, "depth": 1, "latent": 8, "batch_size": 32, "patience": 1000}
+STEPS = 300
+
+
+def trained(clothes: Pixels, folder: Path, **settings: Any) -> dict[str, Any]:
+    """A small codec's manifest, and what its archive of other images takes."""
+    train, test = clothes[:900], clothes[900:1000]
+    verbs.train("codec", train, folder / "model", settings=SMALL | settings, max_steps=STEPS)
+    told = verbs.compress(test, folder / "model", folder / "archive", measure=True)
+    manifest = json.loads((folder / "model" / "manifest.json").read_text())
+    verbs.decompress(folder / "archive", folder / "out.npy")
+    error = np.square(np.load(folder / "out.npy").astype(float) - test).mean()
+    assert told["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
+    places = test.shape[0] * test.shape[1] * test.shape[2]
+    return {**manifest["quantiser"], **told, "payload": 8 * told["payload_bytes"] / places}
+
+
+@pytest.fixture(scope="module", params=["factorised", "context"])
+def with_rate(request, clothes: Pixels, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    return folder, trained(clothes, folder, rate=0.02, prior=request.param)
+
+
+def test_codes_take_no_more_than_the_loss_says(with_rate) -> None:
+    _, told = with_rate
+    assert told["rate"] == pytest.approx(0.02)
+    assert 20 < told["bits_per_image"] <= 1.02 * told["loss_bits_per_image"]
+    assert 8 * told["payload_bytes"] <= 1.01 * 8 * told["ideal_bytes"] + 64
+    assert told["payload"] == pytest.approx(told["bits_per_place"], rel=0.1)
+    assert told["psnr"] > 14
+
+
+def test_the_model_comes_back_with_its_bottleneck(with_rate, clothes: Pixels) -> None:
+    folder, told = with_rate
+    model = restore(folder / "model")
+    assert model.bottleneck is not None
+    assert model.bottleneck.steps.flatten().tolist() == pytest.approx(told["steps"])
+    x = torch.from_numpy(clothes[900:1000]).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        passed = Pass(model, x)
+        codes = torch.floor(passed.code.mean / model.bottleneck.steps + 0.5)
+        assert torch.equal(passed.z, codes * model.bottleneck.steps)
+        assert passed.bits.mean().item() == pytest.approx(told["loss_bits_per_image"], rel=0.15)
+
+
+def test_a_lower_rate_gives_more_quality_for_more_bits(with_rate, clothes, tmp_path) -> None:
+    _, told = with_rate
+    finer = trained(clothes, tmp_path, rate=0.002, prior="factorised")
+    assert finer["payload"] > 1.3 * told["payload"]
+    assert finer["psnr"] > told["psnr"]
+
+
+@pytest.mark.parametrize("aim", [{"quality": 17.0}, {"bits": 0.25}], ids=str)
+def test_an_aim_in_the_users_terms_is_reached(aim, clothes: Pixels, tmp_path: Path) -> None:
+    told = trained(clothes, tmp_path, **aim)
+    if "quality" in aim:
+        assert told["psnr"] == pytest.approx(17.0, abs=0.4)
+    else:
+        assert told["payload"] == pytest.approx(0.25, rel=0.1)
+
+
+def test_one_aim_at_a_time() -> None:
+    with pytest.raises(ConfigError, match="give one"):
+        split_settings({"rate": 1.0, "quality": 30}, VAE.Config, "vae")
+    with pytest.raises(ConfigError, match="rate"):
+        split_settings({"rate": 0}, VAE.Config, "vae")
+
+
+def test_the_aim_moves_lambda_towards_itself(clothes: Pixels) -> None:
+    settings = TrainingSettings(quality=20.0)
+    aim = Aim(settings)
+    assert aim.miss(None, error=10**-2.1, bits=1.0) == pytest.approx(1.0)
+    assert aim.miss(None, error=10**-1.9, bits=1.0) == pytest.approx(-1.0)
+
+
+def test_bits_take_the_place_of_a_vaes_divergence() -> None:
+    from compressor.spec import ImageSpec
+
+    torch.manual_seed(0)
+    model = VAE(VAE.Config(hidden=[8]), ImageSpec(height=8, width=8, channels=1))
+    x = torch.rand(4, 1, 8, 8)
+    assert "kl" in model.penalty(Pass(model, x, training=True))
+    add_bottleneck(model, TrainingSettings(rate=0.5))
+    passed = Pass(model, x, training=False)
+    assert not model.penalty(passed)
+    loss = passed.distortion.mean() + 0.5 * passed.bits.mean()
+    assert total(passed).item() == pytest.approx(loss.item())
