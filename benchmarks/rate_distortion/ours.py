@@ -42,7 +42,6 @@ ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
             "depth": 3,
             "latent": 96,
             "batch_size": 8,
-            ,
         },
     ),
 }

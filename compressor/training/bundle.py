@@ -41,6 +41,7 @@ from .settings import TrainingSettings
 
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
 PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
+SHARE_INPUTS = 4096  # of which tables are counted to see what they save
 GOLDEN = 5
 MEASURED = 256
 SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
@@ -72,7 +73,10 @@ def bundle(
     if bottleneck is None:
         steps = choose_steps(model, probe, training.rounding_loss)
     elif training.aims:
-        steps = fitted_steps(model, bottleneck, probe, Aim(training))
+        few = dataset.rows[split.training[:: max(1, len(split.training) // SHARE_INPUTS)]]
+        trained_on = Normalisation(model.spec)(torch.from_numpy(padded(few, model.stride)))
+        share = _tables_share(model, bottleneck, trained_on, probe)
+        steps = fitted_steps(model, bottleneck, probe, Aim(training), share)
     else:
         steps = bottleneck.steps.detach()
     files = {
@@ -150,6 +154,20 @@ def learn_prior(
     network = OnnxNetwork(graph, bottleneck.passes)
     learned = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
     return learned, {"prior.bin": learned.to_bytes(), "prior.onnx": graph}
+
+
+@torch.no_grad()
+def _tables_share(
+    model: Autoencoder, bottleneck: Bottleneck, trained_on: Tensor, probe: Tensor
+) -> float:
+    """What tables that are counted on some inputs need for others, as a part of the loss's bits."""
+    if bottleneck.context is not None:  # whose tables are known only when it has settled
+        return 1.0
+    seen, other = (
+        torch.floor(model_code(model, x) / bottleneck.steps + 0.5) for x in (trained_on, probe)
+    )
+    tables = Prior.learn(seen.int().numpy()).ideal_bits(other.int().numpy())
+    return tables / max(1e-6, bottleneck.bits(other, other).sum().item())
 
 
 @torch.no_grad()

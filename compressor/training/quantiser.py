@@ -117,15 +117,20 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
 
 
 @torch.no_grad()
-def fitted_steps(model: Autoencoder, bottleneck: Bottleneck, x: Tensor, aim: Aim) -> Tensor:
-    """The bottleneck's steps, times the one factor that brings ``x`` to the aim."""
+def fitted_steps(
+    model: Autoencoder, bottleneck: Bottleneck, x: Tensor, aim: Aim, share: float
+) -> Tensor:
+    """The bottleneck's steps, times the one factor that brings ``x`` to the aim.
+
+    share: what codes take in use, as a part of what the loss says.
+    """
     code = model_code(model, x)
 
     def miss(factor: float) -> float:
         steps = bottleneck.steps * factor
         integers = torch.floor(code / steps + 0.5)
         error = squared_error(model, x, integers * steps)
-        bits = bottleneck.bits(integers, integers).mean().item()
+        bits = share * bottleneck.bits(integers, integers).mean().item()
         return aim.miss(model.spec, error, bits)
 
     low, high = (math.log2(factor) for factor in STEP_FACTORS)
