@@ -24,12 +24,14 @@ SLOPE = 0.1  # of the leaky ReLU
 
 class CodecConfig(PluginConfig):
     widths: Widths = Field(
-        [48, 96], min_length=1, description="channels of each level, from the image inwards"
+        [96],
+        min_length=1,
+        description="channels of each level, from the image inwards; each halves it",
     )
     patch: Literal[2, 4, 8] = Field(
-        2, description="side of the squares that the first level sees as one"
+        4, description="side of the squares that the first level sees as one"
     )
-    depth: int = Field(2, ge=0, le=16, description="residual blocks of each level")
+    depth: int = Field(4, ge=0, le=16, description="residual blocks of each level")
     latent: Latent = Field(16, description="channels of h")
 
 
