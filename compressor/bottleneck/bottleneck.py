@@ -20,7 +20,7 @@ from .density import Density
 PriorName = Literal["factorised", "context"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
 SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 600, 64, 5e-3, 100.0
-FIRST_STEP = 2.0  # of a channel's deviation, before training
+WIDEST = 4.0  # step at first, in deviations of its channel: beyond, nothing would come through
 
 
 def sampled(mean: Tensor, scale: Tensor | None) -> Tensor:
@@ -35,11 +35,13 @@ class Bottleneck(nn.Module):
     """Steps, noise or rounding, and the prior of codes (N, K) or (N, C, h, w)."""
 
     log_rate: Tensor
+    started: Tensor
 
     def __init__(self, shape: tuple[int, ...], prior: PriorName, rate: float) -> None:
         super().__init__()
         self.shape = shape
         self.register_buffer("log_rate", torch.tensor(math.log(rate)))
+        self.register_buffer("started", torch.tensor(False))
         self.log_steps = nn.Parameter(torch.zeros(shape[0], *[1] * (len(shape) - 1)))
         self.passes = plan(shape) if prior == "context" else []
         self.density = Density(self.passes[0].stop if self.passes else shape[0])
@@ -56,21 +58,31 @@ class Bottleneck(nn.Module):
         return self.log_steps.exp()
 
     @torch.no_grad()
-    def start(self, code: Tensor) -> None:
-        """Takes steps and the centres of densities from codes of the untrained encoder."""
+    def start(self, code: Tensor, sensitivity: Tensor) -> None:
+        """Takes steps and the centres of densities from an encoder that has learned a little.
+
+        sensitivity: for each channel, the distortion that a unit of squared error of one element
+        makes. Rounding by d adds d^2/12 times that; where distortion falls as 2^(-2 R), a bit saves
+        2 ln 2 of it, and costs lambda.
+        """
         deviation, mean = torch.std_mean(code.transpose(0, 1).flatten(1), 1, correction=0)
-        steps = (FIRST_STEP * deviation).clamp_min(1e-4)
+        steps = (6 * self.rate / math.log(2) / sensitivity).sqrt()
+        steps = steps.clamp(1e-4, 1e4).minimum(WIDEST * deviation.clamp_min(1e-4))
         self.log_steps.copy_(steps.log().reshape(self.log_steps.shape))
         self.density.start((mean / steps)[: self.density.channels])
         if self.context is not None:
             self.context.start(mean / steps)
+        self.started.fill_(True)
 
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """(z like code, bits (N,)); noise from torch's global generator in training.
 
+        Until ``start`` the code goes through as it is and costs nothing.
         What the context knows is rounded in training, too, and passes no gradient to the encoder:
         it would come through as many roundings as the networks have, and is mostly noise.
         """
+        if not self.started:
+            return code, code.new_zeros(len(code))
         scaled = code / self.steps
         rounded = torch.floor(scaled + 0.5)
         integers = scaled + torch.rand_like(scaled) - 0.5 if training else rounded

@@ -70,9 +70,6 @@ class Case:
         """A new one behind whose encoder there is a bottleneck, for training with that rate."""
         model = self.model()
         add_bottleneck(model, SETTINGS.model_copy(update={"rate": rate}))
-        assert model.bottleneck is not None
-        with torch.no_grad():
-            model.bottleneck.start(model.encode(self.x).mean)
         return model
 
     def train(

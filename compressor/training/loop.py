@@ -30,6 +30,7 @@ from ..plugin import Autoencoder, Pass, Phase
 from .dataset import BatchOrder, Dataset, Split, pieces
 from .normalisation import Normalisation
 from .objective import Objective, phases, total, watched
+from .quantiser import PROBE_INPUTS, model_code, sensitivity_of
 from .rate import INTERVAL, WAITED, Aim
 from .settings import TrainingSettings
 
@@ -48,7 +49,8 @@ OPTIMISERS: dict[str, Optimiser] = {
     "sgd": torch.optim.SGD,
 }
 MOMENTUM = 0.9  # of the bottleneck's optimiser
-AIMED = 256  # inputs that lambda is judged on, as far as memory allows
+PLAIN = 0.1  # of a phase's training, without a bottleneck, before it starts
+AIMED = 256  # inputs that the rate is judged on, as far as memory allows
 STEPS_BETWEEN_EVALUATIONS = (20, 500)  # at least, for a checkpoint is written too, and at most
 
 
@@ -124,11 +126,11 @@ class Loop:
     def _run(self, fabric: Fabric) -> None:
         saved = self._load_checkpoint()
         self.normalisation.to(fabric.device)
-        if self.aim is not None:
+        if self.model.bottleneck is not None:
             held_out = self.split.validation if len(self.split.validation) else self.split.training
             few = pieces(np.arange(min(AIMED, len(held_out))), self.model.spec)[0]
             spread = held_out[np.linspace(0, len(held_out) - 1, len(few)).astype(int)]
-            self.aimed = self._to_device(fabric, self.data.rows[spread])
+            self.probe = self._to_device(fabric, self.data.rows[spread])
         for number, phase in enumerate(phases(self.model)):
             if number < self.state.phase:
                 continue
@@ -150,7 +152,8 @@ class Loop:
         trained = _parameters(module for p in phase.players for module in p.modules)
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter in trained)
-        objective = fabric.setup_module(Objective(self.model))
+        own = Objective(self.model)
+        objective = fabric.setup_module(own)
         optimisers = self._optimisers(fabric, phase)
         for optimiser, optimiser_state in zip(optimisers, saved or [], strict=bool(saved)):
             optimiser.load_state_dict(optimiser_state)
@@ -170,8 +173,8 @@ class Loop:
             spent = time.monotonic() - started
             self.state.seconds += spent - self.state.phase_seconds
             self.state.phase_seconds = spent
-            if self.aim is not None and self.state.phase_step % INTERVAL == 0:
-                self._move_rate(phase, self._progress(steps, seconds))
+            if self.model.bottleneck is not None and own.through:
+                self._watch_rate(fabric, phase, self._progress(steps, seconds))
             out_of_time = fabric.broadcast(seconds is not None and spent >= seconds)
             done = self.state.phase_step >= steps or out_of_time
             if done or self.state.phase_step % self._evaluation_interval() == 0:
@@ -243,12 +246,25 @@ class Loop:
             )
         optimiser.step()
 
-    def _move_rate(self, phase: Phase, progress: float) -> None:
-        """Every process looks at the same inputs, and so moves alike."""
-        assert self.aim is not None
-        if progress > WAITED:
+    def _watch_rate(self, fabric: Fabric, phase: Phase, progress: float) -> None:
+        """Starts the bottleneck, once f and g have learned a little, then moves lambda to the aim.
+
+        Every process looks at the same inputs, and so does the same.
+        """
+        bottleneck = self.model.bottleneck
+        assert bottleneck is not None
+        starts = not bottleneck.started and fabric.broadcast(progress >= PLAIN)
+        moves = self.aim is not None and self.state.phase_step % INTERVAL == 0
+        if starts or (moves and fabric.broadcast(progress >= WAITED)):
             self._set_modes(phase, evaluates=True)
-            self.aim.move(self.model, self.aimed)
+            if starts:
+                code = model_code(self.model, self.probe)
+                bottleneck.start(code, sensitivity_of(self.model, code[:PROBE_INPUTS]))
+                # losses without bits are lower, and no measure of what comes
+                self.state.best_loss, self.state.best_weights = math.inf, None
+            else:
+                assert self.aim is not None
+                self.aim.move(self.model, self.probe)
             self._set_modes(phase)
 
     def _to_device(self, fabric: Fabric, rows: Rows) -> Tensor:

@@ -56,7 +56,11 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.phases = phases(model)
+        self.through = False  # whether a loss has looked behind the bottleneck
 
     def forward(self, x: Tensor, phase: int, player: int) -> Tensor:
         """The sum that the player minimises."""
-        return total(Pass(self.model, x), self.phases[phase].players[player].loss)
+        passed = Pass(self.model, x)
+        loss = total(passed, self.phases[phase].players[player].loss)
+        self.through |= passed.is_through
+        return loss

@@ -101,7 +101,7 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
     which PSNR on ``x`` falls by ``loss_db``.
     """
     code = model_code(model, x)
-    sensitivity = _sensitivity(model, code[:PROBE_INPUTS])
+    sensitivity = sensitivity_of(model, code[:PROBE_INPUTS])
     sensitivity = sensitivity.clamp_min(1e-9 * sensitivity.max().clamp_min(1e-30))
     shape = (-1, *[1] * (code.ndim - 2))
     unit = sensitivity.rsqrt().reshape(shape)
@@ -141,7 +141,8 @@ def fitted_steps(
     return steps
 
 
-def _sensitivity(model: Autoencoder, code: Tensor) -> Tensor:
+@torch.no_grad()
+def sensitivity_of(model: Autoencoder, code: Tensor) -> Tensor:
     """For each channel: the output's squared change for one element's, by random signs."""
     base = _pixels(model, code)
     values = code.transpose(0, 1).flatten(1)

@@ -17,7 +17,7 @@ INTERVAL = 25  # steps between two looks
 GAIN = 0.1  # of ln lambda, for a decibel or for a tenth of the bits
 LARGEST_MOVE = 0.3  # of ln lambda
 FARTHEST = math.log(100)  # of ln lambda from where it began: no network reaches every aim
-WAITED = 0.05  # of a training, before the network has learned enough to tell
+WAITED = 0.3  # of a training, before the network has learned enough to tell
 
 
 def first_rate(settings: TrainingSettings) -> float:

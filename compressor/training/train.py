@@ -17,7 +17,6 @@ from torch import nn
 from .. import __version__
 from ..data.images import Pixels, Source
 from ..data.sources import open_source
-from ..engine.tiles import padded
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
 from ..likelihood import LIKELIHOODS
@@ -28,14 +27,12 @@ from ..progress import Progress
 from ..registry import Found, find, load
 from ..spec import DataSpec, ImageSpec
 from .bundle import bundle
-from .dataset import Dataset, Split, load_dataset, pieces, split_rows
+from .dataset import Dataset, load_dataset, pieces, split_rows
 from .discriminator import WithDiscriminator
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
 from .normalisation import Normalisation
 from .rate import add_bottleneck
 from .settings import TrainingSettings, split_settings
-
-STARTING = 64  # inputs from which the bottleneck's first steps come
 
 
 def train(
@@ -76,7 +73,6 @@ def train(
         torch.manual_seed(seed)
         model = make_model(plugin_class, config, spec, training)
         _refuse_data(model, dataset)
-        start_bottleneck(model, dataset, split)
         _refuse_batches_of_one(model, min(training.batch_size, len(split.training)))
         budget = Budget(max_steps, max_seconds)
         with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
@@ -134,15 +130,6 @@ def make_model(
     if training.rate_distortion:
         add_bottleneck(model, training)
     return model
-
-
-@torch.no_grad()
-def start_bottleneck(model: Autoencoder, dataset: Dataset, split: Split) -> None:
-    """Gives the bottleneck, if there is one, steps that suit the untrained encoder."""
-    if model.bottleneck is not None:
-        rows = padded(dataset.rows[split.training[:STARTING]], model.stride)
-        x = Normalisation(model.spec)(torch.from_numpy(rows))
-        model.bottleneck.start(model.eval().encode(x).mean)
 
 
 def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:

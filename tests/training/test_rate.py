@@ -103,7 +103,11 @@ def test_bits_take_the_place_of_a_vaes_divergence() -> None:
     x = torch.rand(4, 1, 8, 8)
     assert "kl" in model.penalty(Pass(model, x, training=True))
     add_bottleneck(model, TrainingSettings(rate=0.5))
+    code = model.encode(x).mean.detach()
+    assert torch.equal(Pass(model, x, training=True).z, model.encode(x).mean)
+    model.bottleneck.start(code, torch.ones(code.shape[1]))
     passed = Pass(model, x, training=False)
     assert not model.penalty(passed)
+    assert passed.bits.min() > 0
     loss = passed.distortion.mean() + 0.5 * passed.bits.mean()
     assert total(passed).item() == pytest.approx(loss.item())
