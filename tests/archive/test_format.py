@@ -9,11 +9,14 @@ import struct
 
 import imagecodecs
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from compressor.archive.blocks import CodedImages, CodeGroup
@@ -22,9 +25,14 @@ from compressor.archive.image_codecs import IMAGE_CODECS
 from compressor.archive.reader import Archive
 from compressor.archive.stored import StoredGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
+from compressor.bottleneck.bottleneck import Bottleneck
+from compressor.bottleneck.context import SCALES
 from compressor.data.images import Group
 from compressor.entropy.coder import encode
+from compressor.entropy.context import ContextPrior
+from compressor.entropy.network import OnnxNetwork
 from compressor.entropy.prior import Prior
+from compressor.export.prior import export_context
 from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
 from compressor.spec import CodeSpec, VectorSpec
 
@@ -46,28 +54,40 @@ def read_prior(content):
     return shape, per_element, tables
 
 
-def read_payload(payload, count, shape, prior):
-    learned, per_element, tables = prior
-    words = list(struct.unpack(f"<{len(payload) // 4}I", payload))
-    state = 0
+class Stream:
+    """The payload's symbols, one after the other."""
 
-    def refill():
-        nonlocal state
-        if state < 1 << 32 and words:
-            state = state << 32 | words.pop()
+    def __init__(self, payload):
+        self.words = list(struct.unpack(f"<{len(payload) // 4}I", payload))
+        self.state = 0
+        self.refill()
+        self.refill()
 
-    def symbol(frequencies):
-        nonlocal state
-        q, below, found = state % (1 << 24), 0, 0
+    def refill(self):
+        if self.state < 1 << 32 and self.words:
+            self.state = self.state << 32 | self.words.pop()
+
+    def symbol(self, frequencies):
+        q, below, found = self.state % (1 << 24), 0, 0
         while q >= below + 256 * frequencies[found]:
             below += 256 * frequencies[found]
             found += 1
-        state = 256 * frequencies[found] * (state >> 24) + q - below
-        refill()
+        self.state = 256 * frequencies[found] * (self.state >> 24) + q - below
+        self.refill()
         return found
 
-    refill()
-    refill()
+    def escaped(self):
+        uniform = [1] * 65536
+        z = self.symbol(uniform)
+        z += self.symbol(uniform) << 16
+        return -(z + 1) // 2 if z % 2 else z // 2
+
+    def end(self):
+        assert self.state == 0 and not self.words
+
+
+def read_elements(stream, count, shape, prior):
+    learned, per_element, tables = prior
     out = np.zeros((math.prod(shape), count), np.int64)
     escapes = []
     for element in range(len(out)):
@@ -77,17 +97,99 @@ def read_payload(payload, count, shape, prior):
             table = per_element * math.prod(learned) + channel
         low, frequencies = tables[table]
         for image in range(count):
-            found = symbol(frequencies)
+            found = stream.symbol(frequencies)
             out[element, image] = low + found
             if found == len(frequencies) - 1:
                 escapes.append((element, image))
-    uniform = [1] * 65536
     for place in escapes:
-        z = symbol(uniform)
-        z += symbol(uniform) << 16
-        out[place] = -(z + 1) // 2 if z % 2 else z // 2
-    assert state == 0 and not words
+        out[place] = stream.escaped()
     return out.T.reshape(count, *shape)
+
+
+def read_payload(payload, count, shape, prior):
+    stream = Stream(payload)
+    codes = read_elements(stream, count, shape, prior)
+    stream.end()
+    return codes
+
+
+def read_context(content):
+    magic, version, rank, zero, count = struct.unpack_from("<4sBBBB", content)
+    assert (magic, version, zero) == (b"CPRI", 2, 0)
+    passes = [struct.unpack_from("<IIBBB", content, 8 + 11 * number) for number in range(count)]
+    at = 8 + 11 * count
+    (number,) = struct.unpack_from("<H", content, at)
+    choice = np.frombuffer(content, "<u2", 256, at + 2).reshape(32, 8)
+    at += 514
+    lows = struct.unpack_from(f"<{number}i", content, at)
+    sizes = struct.unpack_from(f"<{number}H", content, at + 4 * number)
+    at += 6 * number
+    tables = []
+    for low, size in zip(lows, sizes, strict=True):
+        tables.append((low, struct.unpack_from(f"<{size}H", content, at)))
+        at += 2 * size
+    return rank, passes, choice, tables, read_prior(content[at:])
+
+
+def read_payload_with_context(payload, count, shape, content, graph):
+    """With ONNX's reference evaluator, which sums in another order than ONNX Runtime."""
+    rank, passes, choice, tables, first = read_context(content)
+    evaluator = ReferenceEvaluator(onnx.load_from_string(graph))
+    inputs = {
+        i.name: i.type.tensor_type.shape.dim[1].dim_value for i in evaluator.proto_.graph.input
+    }
+    nothing = {name: np.zeros((1, channels, 2, 2), np.float32) for name, channels in inputs.items()}
+    codes = np.zeros((count, *shape, *[1] * (3 - rank)), np.int64)
+    known = np.zeros(codes.shape, bool)
+    stream = Stream(payload)
+    for number, (start, stop, row, column, step) in enumerate(passes):
+        place = (slice(None), slice(start, stop), slice(row, None, step), slice(column, None, step))
+        here = codes[place].shape[1:]
+        if number == 0:
+            flat = here if rank == 3 else here[:1]
+            codes[place] = read_elements(stream, count, flat, first).reshape(count, *here)
+        elif math.prod(here):
+            channels = start if (row, column) == (0, 0) else stop
+            seen = np.where(known, codes, 0)[:, :channels].astype(np.float32)
+            names = [f"expected_{number}"]
+            (expected,) = evaluator.run(names, nothing | {f"known_{number}": seen})
+            location, level = np.split(expected.astype(np.int64), 2, axis=1)
+            level = level.clip(0, 31)
+            whole = (location + 4) // 8
+            table = choice[level, location - 8 * whole + 4]
+            order = sorted(np.ndindex(*here, count), key=lambda p: (table[(p[3], *p[:3])], p))
+            values, escapes = np.zeros((count, *here), np.int64), []
+            for *element, image in order:
+                at = (image, *element)
+                low, frequencies = tables[table[at]]
+                found = stream.symbol(frequencies)
+                values[at] = (whole[at] + low + found + 2**31) % 2**32 - 2**31
+                if found == len(frequencies) - 1:
+                    escapes.append((element, image))
+            for element, image in sorted(escapes):
+                values[(image, *element)] = stream.escaped()
+            codes[place] = values
+        known[place] = True
+    stream.end()
+    return codes.reshape(count, *shape)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 3, 2)])
+def test_payloads_with_context_decode_as_the_format_says(shape):
+    torch.manual_seed(0)
+    bottleneck = Bottleneck(shape, "context", 0.01)
+    with torch.no_grad():
+        for parameter in bottleneck.context.parameters():
+            parameter.mul_(3)
+    random = np.random.default_rng(0)
+    codes = random.integers(-9, 10, (50, *shape)).astype(np.int32)
+    graph = export_context(bottleneck.context).SerializeToString()
+    network = OnnxNetwork(graph, bottleneck.passes)
+    prior = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
+    few = codes[:6].copy()
+    few[random.random(few.shape) < 0.1] = random.choice([2**31 - 1, -(2**31), 700])
+    decoded = read_payload_with_context(encode(few, prior), 6, shape, prior.to_bytes(), graph)
+    assert np.array_equal(decoded, few)
 
 
 values = st.one_of(st.integers(-3, 3), st.sampled_from([-(2**31), 2**31 - 1]))
