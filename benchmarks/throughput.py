@@ -1,19 +1,27 @@
 """How much of bare inference the pipeline keeps: compress and decompress against session.run loops.
 
 Usage: python benchmarks/throughput.py [--model MODEL] [--images N] [--rounds R]
+       python benchmarks/throughput.py --memory [--model MODEL]
 
 In every round, one after the other: the verb compress from an .npy file to an archive on disk, the
 verb decompress from that archive to an .npy file, the shuffled stream of compressor.datasets over
 it, and loops of nothing but ``session.run`` over the same graphs and images, already in memory, in
 the batches that the engine uses. The loops run in ONNX Runtime's default setting (one caller,
 operators on all cores) and in the engine's (a thread a core, each with its own batches); the faster
-of the two is "bare". Ratios are within a round.
+of the two is "bare". Ratios are within a round. Then, one core each, the entropy coder alone on the
+model's codes, in millions of symbols a second, and what other codecs take for mosaic sheets of the
+same images (WebP method 6, AVIF speed 4, JPEG-XL effort 7).
+
+With --memory: the peak memory of compress and decompress for ten thousand and for a million images,
+each in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -31,7 +39,9 @@ from compressor.datasets import ArchiveStream
 from compressor.engine.engine import batch_size
 from compressor.engine.pipeline import worker_count
 from compressor.engine.providers import choose_device
+from compressor.entropy import coder
 from compressor.model import Model
+from compressor.report.rivals import CODECS, Codec, mosaic
 from compressor.spec import size_of
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "data" / "fashion_mnist.npz"
@@ -42,28 +52,28 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model; without one, a small one is trained")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", action="store_true", help="peak memory, and nothing else")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run(arguments.model, arguments.images, arguments.rounds, Path(folder))
+        if arguments.memory:
+            memory(arguments.model, Path(folder))
+        else:
+            run(arguments.model, arguments.images, arguments.rounds, Path(folder))
 
 
 def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
     """Prints a line for each figure: the median, and the least and the most of all rounds."""
-    with np.load(SAMPLE) as arrays:
-        sample = np.concatenate([arrays["train"], arrays["test"]])[..., None]
-    images = sample[np.arange(count) % len(sample)]
+    images = sample_images(count)
     np.save(folder / "images.npy", images)
-    if model is None:
-        model = folder / "model"
-        verbs.train("undercomplete", sample, model, max_seconds=60)
+    model = model or trained(folder)
     opened = Model.open(model)
     codes = codes_of(opened, images)
     measured: dict[str, list[float]] = {}
 
-    def note(name: str, job: Callable[[], Any]) -> None:
+    def note(name: str, job: Callable[[], Any], amount: float = count) -> None:
         started = time.perf_counter()
         job()
-        measured.setdefault(name, []).append(count / (time.perf_counter() - started))
+        measured.setdefault(name, []).append(amount / (time.perf_counter() - started))
 
     for _ in range(rounds):
         note(
@@ -83,10 +93,13 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
         note("stream", lambda: deque(ArchiveStream(folder / "archive"), 0))
         note("decoder, ORT default", default_loop(opened, "decoder", codes))
         note("decoder, thread a core", parallel_loop(opened, "decoder", codes))
+        for name, job, amount in [*entropy_jobs(opened, codes), *rival_jobs(images)]:
+            note(name, job, amount)
 
     print(f"{count:,} images, {rounds} rounds, {worker_count()} cores: images/s")
     for name, values in measured.items():
-        print(line(name, values, "{:,.0f}"))
+        unit = "{:,.1f} M symbols/s" if name.startswith("entropy") else "{:,.0f}"
+        print(line(name, values, unit))
     pairs = zip(measured["stream"], measured["decompress"], strict=True)
     print(line("stream / decompress", [stream / verb for stream, verb in pairs], "{:.2f}"))
     for verb, graph in (("compress", "encoder"), ("decompress", "decoder")):
@@ -95,6 +108,80 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
         )
         ratios = [ours / max(bare) for ours, bare in zip(measured[verb], loops, strict=True)]
         print(line(f"{verb} / bare {graph}", ratios, "{:.2f}"))
+
+
+def sample_images(count: int) -> npt.NDArray[np.uint8]:
+    with np.load(SAMPLE) as arrays:
+        sample = np.concatenate([arrays["train"], arrays["test"]])[..., None]
+    images: npt.NDArray[np.uint8] = sample[np.arange(count) % len(sample)]
+    return images
+
+
+def trained(folder: Path) -> Path:
+    verbs.train("undercomplete", sample_images(6000), folder / "model", max_seconds=60)
+    return folder / "model"
+
+
+Job = tuple[str, Callable[[], Any], float]
+
+
+def entropy_jobs(model: Model, codes: npt.NDArray[Any]) -> list[Job]:
+    """The coder on blocks of 256 images, one thread."""
+    blocks = [codes[start : start + 256] for start in range(0, min(len(codes), 20_000), 256)]
+    payloads = [coder.encode(block, model.prior) for block in blocks]
+    millions = sum(block.size for block in blocks) / 1e6
+
+    def encode() -> None:
+        for block in blocks:
+            coder.encode(block, model.prior)
+
+    def decode() -> None:
+        for block, payload in zip(blocks, payloads, strict=True):
+            coder.decode(payload, len(block), block.shape[1:], model.prior)
+
+    return [("entropy encoder", encode, millions), ("entropy decoder", decode, millions)]
+
+
+def rival_jobs(images: npt.NDArray[Any]) -> list[Job]:
+    """Each codec on mosaic sheets, in the middle of its levels, one thread."""
+    few = images[:5000]
+    sheets = mosaic([image[:, :, 0] for image in few])
+    jobs: list[Job] = []
+    for codec in CODECS:
+        level, chroma = codec.levels[len(codec.levels) // 2], codec.chromas[0]
+        files = [codec.encode(sheet.pixels, level, chroma) for sheet in sheets]
+
+        def encode(codec: Codec = codec, level: float = level, chroma: str = chroma) -> None:
+            for sheet in sheets:
+                codec.encode(sheet.pixels, level, chroma)
+
+        def decode(codec: Codec = codec, files: list[bytes] = files) -> None:
+            for file in files:
+                codec.decode(file)
+
+        jobs += [(f"{codec.name} encoder", encode, len(few))]
+        jobs += [(f"{codec.name} decoder", decode, len(few))]
+    return jobs
+
+
+def memory(model: Path | None, folder: Path) -> None:
+    """Prints the peak resident memory, in MB, of each verb."""
+    model = model or trained(folder)
+    print("peak memory in MB")
+    for count in (10_000, 1_000_000):
+        np.save(folder / "images.npy", sample_images(count))
+        for verb, arguments in (
+            ("compress", [folder / "images.npy", model, folder / "archive"]),
+            ("decompress", [folder / "archive", folder / "out.npy"]),
+        ):
+            code = (
+                "import resource, sys; from pathlib import Path; from compressor import verbs; "
+                f"verbs.{verb}(*map(Path, sys.argv[1:]), device='cpu', force=True); "
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+            )
+            command = [sys.executable, "-c", code, *map(str, arguments)]
+            peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            print(f"{verb:<12} {count:>9,} images  {peak.strip():>6}")
 
 
 def line(name: str, values: list[float], form: str) -> str:
