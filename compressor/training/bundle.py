@@ -61,6 +61,13 @@ def bundle(
     Takes the bottleneck out of ``model``: from here on the graphs and the prior stand for it.
     """
     bottleneck, model.bottleneck = model.bottleneck, None
+    kept = {} if bottleneck is None else bottleneck.state_dict(prefix="bottleneck.")
+    if bottleneck is not None and not bottleneck.started:
+        log.warning(
+            "no loss of this training looked behind the bottleneck: the rate had no effect, and "
+            "codes are rounded afterwards"
+        )
+        bottleneck = None
     torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
     held_out = split.validation if len(split.validation) else split.training
     probed = max(8, min(1024, PROBE_ELEMENTS // model.spec.elements))
@@ -106,9 +113,7 @@ def bundle(
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
     files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe)
-    weights = model.state_dict()
-    if bottleneck is not None:
-        weights |= {f"bottleneck.{name}": t for name, t in bottleneck.state_dict().items()}
+    weights = {**model.state_dict(), **kept}
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
         {name: tensor.clone().contiguous() for name, tensor in weights.items()}

@@ -111,3 +111,30 @@ def test_bits_take_the_place_of_a_vaes_divergence() -> None:
     assert passed.bits.min() > 0
     loss = passed.distortion.mean() + 0.5 * passed.bits.mean()
     assert total(passed).item() == pytest.approx(loss.item())
+
+
+def test_a_rate_without_effect_is_told(clothes: Pixels, tmp_path: Path, caplog) -> None:
+    settings = {"training": "greedy", "fine_tune": False, "hidden": [16], "latent": 8, "rate": 0.1}
+    verbs.train("stacked", clothes[:100], tmp_path / "model", settings=settings, max_steps=4)
+    assert "the rate had no effect" in caplog.text
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    assert "rate" not in manifest["quantiser"]
+    restore(tmp_path / "model")
+
+
+def test_one_step_is_enough_to_start(clothes: Pixels, tmp_path: Path) -> None:
+    verbs.train(
+        "codec", clothes[:100], tmp_path / "model", settings=SMALL | {"rate": 0.1}, max_steps=1
+    )
+    assert verbs.compress(clothes[:50], tmp_path / "model", tmp_path / "archive")["images"] == 50
+
+
+@pytest.mark.parametrize("kind", ["vae", "sparse", "gan"])
+def test_every_kind_of_plugin_compresses_vectors_with_a_rate(kind, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(200, 3)) @ random.normal(size=(3, 9))).astype(np.float32)
+    settings = {"rate": 0.05, "batch_size": 32, "prior": "context"}
+    verbs.train(kind, rows, tmp_path / "model", settings=settings, max_steps=20)
+    told = verbs.compress(rows, tmp_path / "model", tmp_path / "archive", measure=True)
+    assert told["payload_bytes"] > 0 and told["mse"] < 20
+    assert verbs.verify(tmp_path / "archive")["ok"]
