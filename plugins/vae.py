@@ -36,12 +36,16 @@ class VAE(FeedForward):
 
     contract = 2
     Config = VAEConfig
-    generative = True
 
     def __init__(self, config: VAEConfig, spec: DataSpec) -> None:
         super().__init__(config, spec, numbers=2)
         in_nats = config.loss in ("cross-entropy", "discretised-logistic")
         self.beta = config.beta if config.beta is not None else 1.0 if in_nats else SQUARE_BETA
+
+    @property
+    def generative(self) -> bool:  # type: ignore[override]
+        """Codes are drawn to N(0, I) by KL alone."""
+        return self.bottleneck is None
 
     def encode(self, x: Tensor) -> Code:
         mean, log_variance = super().encode(x).mean.chunk(2, 1)

@@ -20,6 +20,7 @@ from .density import Density
 PriorName = Literal["factorised", "context"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
 SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 600, 64, 5e-3, 100.0
+SETTLING_ELEMENTS = 2**19  # of a batch's codes
 WIDEST = 4.0  # step at first, in deviations of its channel: beyond, nothing would come through
 
 
@@ -43,7 +44,8 @@ class Bottleneck(nn.Module):
         self.register_buffer("log_rate", torch.tensor(math.log(rate)))
         self.register_buffer("started", torch.tensor(False))
         self.log_steps = nn.Parameter(torch.zeros(shape[0], *[1] * (len(shape) - 1)))
-        self.passes = plan(shape) if prior == "context" else []
+        passes = plan(shape) if prior == "context" else []
+        self.passes = passes if len(passes) > 1 else []
         self.density = Density(self.passes[0].stop if self.passes else shape[0])
         self.context = Context(self.passes[1:], spatial=len(shape) == 3) if self.passes else None
 
@@ -83,6 +85,10 @@ class Bottleneck(nn.Module):
         """
         if not self.started:
             return code, code.new_zeros(len(code))
+        with torch.autocast(code.device.type, enabled=False):  # integers need all of float32
+            return self._through(code.float(), training)
+
+    def _through(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         scaled = code / self.steps
         rounded = torch.floor(scaled + 0.5)
         integers = scaled + torch.rand_like(scaled) - 0.5 if training else rounded
@@ -100,12 +106,14 @@ class Bottleneck(nn.Module):
 
         Noise has taught it a density that is smoother than what it is to code.
         """
+        self.requires_grad_(True)  # whatever a last phase has frozen
+        count = max(1, min(SETTLING_BATCH, SETTLING_ELEMENTS // codes[0].numel()))
         optimiser = torch.optim.Adam(self.parameters(), SETTLING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, SETTLING_RATE, SETTLING_STEPS, pct_start=0.1
         )
         for _ in range(SETTLING_STEPS):
-            batch = codes[torch.randint(len(codes), (SETTLING_BATCH,))].float()
+            batch = codes[torch.randint(len(codes), (count,))].float()
             optimiser.zero_grad()
             self.bits(batch, batch).mean().backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.parameters(), SETTLING_CLIP)

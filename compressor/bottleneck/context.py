@@ -73,8 +73,9 @@ class IntegerConv(nn.Module):
         bias = self.bias * self.factor * (UNIT if self.largest == TOP else 1)
         with torch.no_grad():
             total = (weight.abs().flatten(1).sum(1) * self.largest + bias.abs()).max()
-            room = min(WEIGHT / weight.abs().max().item(), EXACT / 2 / total.item())
-            power = 2.0 ** min(14, math.floor(math.log2(room)))
+            room = min(WEIGHT / weight.abs().max(), EXACT / 2 / total).item()
+            # Weights that are no numbers give a loss that is none, which training tells.
+            power = 2.0 ** min(14, math.floor(math.log2(room))) if 0 < room < math.inf else 1.0
         return rounded(weight * power), rounded(bias * power), 1 / power
 
     def forward(self, x: Tensor) -> Tensor:

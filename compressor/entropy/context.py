@@ -128,7 +128,7 @@ class ContextPrior(Tables):
         own = reader.tables(tables)
         first = Prior.read(reader)
         reader.refuse_rest()
-        if not _in_order(passes, first.shape):
+        if len(first.shape) != rank or not _in_order(passes, first.shape):
             raise ModelError("prior.bin has impossible passes; take a good copy of the model")
         return cls(passes, first, own, chosen, network(passes))
 
@@ -152,8 +152,11 @@ def _expected(
         empty = np.zeros(values.shape, np.int32)
         return values, empty, empty, empty
     images = codes.reshape(*codes.shape, 1, 1) if codes.ndim == 2 else codes
-    known = images[:, : which.inputs] * which.known(*images.shape[2:])
-    location, level = location_and_level(network(number, known.astype(np.float32)))
+    known = images[:, : which.inputs].astype(np.float32) * which.known(*images.shape[2:])
+    answer = network(number, known)
+    if answer.shape[2:] != (values.shape[2:] or (1, 1)):
+        raise ModelError("prior.onnx does not belong to prior.bin; take a good copy")
+    location, level = location_and_level(answer)
     location = location.astype(np.int32).reshape(values.shape)
     whole = (location + FRACTIONS // 2) >> (FRACTIONS.bit_length() - 1)
     fraction = location - whole * FRACTIONS + FRACTIONS // 2

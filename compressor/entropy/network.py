@@ -11,6 +11,9 @@ import onnxruntime as ort
 from ..errors import ModelError
 from .passes import Pass
 
+POSITIONS = 2**17  # at once
+LARGEST = 2**24  # float32 counts integers without gaps up to here
+
 
 class OnnxNetwork:
     """A context.Network: the graph has inputs known_1, known_2... and outputs expected_1, ...
@@ -34,12 +37,34 @@ class OnnxNetwork:
             for number, which in enumerate(passes)
             if number
         }
-        names = {entry.name: entry.shape[1] for entry in self._session.get_inputs()}
-        if names != {name: array.shape[1] for name, array in self._nothing.items()}:
+        self._channels = [2 * (which.stop - which.start) for which in passes]
+        given = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        if given.keys() != self._nothing.keys() or any(
+            len(shape) != 4 or shape[1] != self._nothing[name].shape[1]
+            for name, shape in given.items()
+        ):
             raise ModelError("prior.onnx does not belong to prior.bin; take a good copy")
 
     def __call__(self, number: int, known: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        expected: npt.NDArray[np.float32] = self._session.run(
-            [f"expected_{number}"], self._nothing | {f"known_{number}": known}
-        )[0]
-        return expected
+        """In slices, which bounds memory; raises ModelError for a damaged graph."""
+        images = max(1, POSITIONS // max(1, known.shape[2] * known.shape[3]))
+        parts = [
+            self._expected(number, known[start : start + images])
+            for start in range(0, len(known), images)
+        ]
+        return np.concatenate(parts)
+
+    def _expected(self, number: int, known: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        try:
+            (expected,) = self._session.run(
+                [f"expected_{number}"], self._nothing | {f"known_{number}": known}
+            )
+        except Exception as error:  # see above
+            raise ModelError(
+                f"prior.onnx cannot be run: {str(error).strip().splitlines()[0][:200]}"
+            ) from error
+        if expected.ndim != 4 or expected.shape[:2] != (len(known), self._channels[number]):
+            raise ModelError("prior.onnx does not belong to prior.bin; take a good copy")
+        if not (np.abs(expected) <= LARGEST).all():
+            raise ModelError("prior.onnx gives what are no integers; take a good copy")
+        return np.asarray(expected, np.float32)

@@ -99,7 +99,7 @@ class Prior(Tables):
             raise ModelError("prior.bin holds no prior; take a good copy of the model")
         if version != VERSION:
             raise ModelError(
-                f"prior.bin has version {version}, this compressor reads {VERSION}: update it"
+                f"prior.bin has version {version}, this compressor reads 1 and 2: update it"
             )
         if rank not in (1, 3) or per_element not in (0, 1) or zero or rank + per_element == 1:
             raise ModelError("prior.bin has a damaged header; take a good copy of the model")

@@ -33,7 +33,7 @@ from ..model import ModelManifest, PluginEntry, calibration_bytes
 from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
 from .card import model_card
-from .dataset import Dataset, Indices, Split, pieces
+from .dataset import ELEMENTS_AT_ONCE, Dataset, Indices, Split, pieces
 from .normalisation import Normalisation
 from .quantiser import choose_steps, fitted_steps, model_code, round_weights, squared_error
 from .rate import Aim, places
@@ -41,7 +41,7 @@ from .settings import TrainingSettings
 
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
 PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
-SHARE_INPUTS = 4096  # of which tables are counted to see what they save
+COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
 GOLDEN = 5
 MEASURED = 256
 SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
@@ -60,6 +60,7 @@ def bundle(
 
     Takes the bottleneck out of ``model``: from here on the graphs and the prior stand for it.
     """
+    generative = model.generative
     bottleneck, model.bottleneck = model.bottleneck, None
     kept = {} if bottleneck is None else bottleneck.state_dict(prefix="bottleneck.")
     if bottleneck is not None and not bottleneck.started:
@@ -80,10 +81,9 @@ def bundle(
     if bottleneck is None:
         steps = choose_steps(model, probe, training.rounding_loss)
     elif training.aims:
-        few = dataset.rows[split.training[:: max(1, len(split.training) // SHARE_INPUTS)]]
-        trained_on = Normalisation(model.spec)(torch.from_numpy(padded(few, model.stride)))
-        share = _tables_share(model, bottleneck, trained_on, probe)
-        steps = fitted_steps(model, bottleneck, probe, Aim(training), share)
+        trained_on = _unrounded(model, dataset, split.training)
+        steps = fitted_steps(model, bottleneck, probe, trained_on, Aim(training))
+        bottleneck.log_steps.data.copy_(steps.log())
     else:
         steps = bottleneck.steps.detach()
     files = {
@@ -99,10 +99,12 @@ def bundle(
     codes = _codes(engine, dataset, split.training, model.spec)
     if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
         log.warning(
-            "every input has the same code: the model explains less than the rounding_loss of "
-            "%g dB; train longer, or give a larger latent or a smaller rounding_loss",
-            training.rounding_loss,
+            "every input has the same code: the model explains less than rounding costs; train "
+            "longer, or give a larger latent or a smaller %s",
+            "rounding_loss" if bottleneck is None else "rate",
         )
+    if bottleneck is not None and (training.aims or bottleneck.context is not None):
+        bottleneck.settle(torch.from_numpy(codes))
     prior, prior_files = learn_prior(codes, bottleneck)
     files |= prior_files
     validation_codes = _codes(engine, dataset, held_out, model.spec)
@@ -112,7 +114,7 @@ def bundle(
     scores = calibration_scores(engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
-    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe)
+    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe, generative)
     weights = {**model.state_dict(), **kept}
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
@@ -124,7 +126,7 @@ def bundle(
         data=_as_given(model, dataset),
         code=code,
         scores=score_names(model),
-        generative=model.generative,
+        generative=generative,
         training={
             **facts,
             "first_layer": first_layer(model, model.spec),
@@ -154,7 +156,6 @@ def learn_prior(
     if bottleneck is None or bottleneck.context is None:
         prior = Prior.learn(codes)
         return prior, {"prior.bin": prior.to_bytes()}
-    bottleneck.settle(torch.from_numpy(codes))
     graph = export_context(bottleneck.context).SerializeToString(deterministic=True)
     network = OnnxNetwork(graph, bottleneck.passes)
     learned = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
@@ -162,17 +163,12 @@ def learn_prior(
 
 
 @torch.no_grad()
-def _tables_share(
-    model: Autoencoder, bottleneck: Bottleneck, trained_on: Tensor, probe: Tensor
-) -> float:
-    """What tables that are counted on some inputs need for others, as a part of the loss's bits."""
-    if bottleneck.context is not None:  # whose tables are known only when it has settled
-        return 1.0
-    seen, other = (
-        torch.floor(model_code(model, x) / bottleneck.steps + 0.5) for x in (trained_on, probe)
-    )
-    tables = Prior.learn(seen.int().numpy()).ideal_bits(other.int().numpy())
-    return tables / max(1e-6, bottleneck.bits(other, other).sum().item())
+def _unrounded(model: Autoencoder, dataset: Dataset, indices: Indices) -> Tensor:
+    """f(x) of some of the rows, evenly spaced, as many as tables are to be counted on."""
+    few = indices[:: -(-len(indices) // COUNTED_INPUTS)]
+    normalisation = Normalisation(model.spec)
+    parts = [padded(dataset.rows[part], model.stride) for part in pieces(few, model.spec)]
+    return torch.cat([model.encode(normalisation(torch.from_numpy(p))).mean for p in parts])
 
 
 @torch.no_grad()
@@ -180,7 +176,7 @@ def _of_rate(bottleneck: Bottleneck, codes: npt.NDArray[np.int32]) -> dict[str, 
     """lambda, and what the loss takes these codes to cost."""
     integers = torch.from_numpy(codes).float()
     bits = 0.0
-    for piece in torch.split(integers, 256):
+    for piece in torch.split(integers, max(1, ELEMENTS_AT_ONCE // integers[0].numel())):
         bits += bottleneck.bits(piece, piece).sum().item()
     return {"rate": bottleneck.rate.item(), "loss_bits_per_image": bits / max(1, len(codes))}
 
@@ -225,7 +221,9 @@ def first_layer(model: nn.Module, spec: DataSpec) -> str | None:
     return None
 
 
-def _golden(engine: Engine, model: Autoencoder, rows: npt.NDArray[Any], probe: Tensor) -> bytes:
+def _golden(
+    engine: Engine, model: Autoencoder, rows: npt.NDArray[Any], probe: Tensor, generative: bool
+) -> bytes:
     """golden.npz: a few inputs, what the graphs answer; and what reports show of the training."""
     codes = engine.encode(rows)
     height, width = rows.shape[1:3] if rows.ndim == 4 else (1, rows.shape[1])
@@ -240,7 +238,7 @@ def _golden(engine: Engine, model: Autoencoder, rows: npt.NDArray[Any], probe: T
     seen = model.corrupt(x)
     if not torch.equal(seen, x):
         arrays["corrupted"] = normalisation.stored(seen).numpy()
-    if model.generative:
+    if generative:
         arrays |= {
             name: normalisation.stored(drawn).numpy() for name, drawn in _drawn(model, probe)
         }

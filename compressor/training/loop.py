@@ -116,6 +116,7 @@ class Loop:
             fabric.launch(_run_in_process, self)  # type: ignore[arg-type]  # its type forgets args
             content = torch.load(self.folder / RESULT, weights_only=True)
             self.model.load_state_dict(content["weights"])
+            self.model.eval()
             self.state = State(**content["state"])
         return self.state
 
@@ -178,7 +179,9 @@ class Loop:
             out_of_time = fabric.broadcast(seconds is not None and spent >= seconds)
             done = self.state.phase_step >= steps or out_of_time
             if done or self.state.phase_step % self._evaluation_interval() == 0:
-                done = self._evaluate(fabric, objective, phase, optimisers, loss) or done
+                done = (
+                    self._evaluate(fabric, objective, phase, optimisers, loss, own.through) or done
+                )
             self.report(self.state, self._progress(steps, seconds), loss)
         if self.state.best_weights is not None:
             self.model.load_state_dict(self.state.best_weights)
@@ -258,6 +261,7 @@ class Loop:
         if starts or (moves and fabric.broadcast(progress >= WAITED)):
             self._set_modes(phase, evaluates=True)
             if starts:
+                torch.manual_seed(self.seed)  # the same random signs in every process
                 code = model_code(self.model, self.probe)
                 bottleneck.start(code, sensitivity_of(self.model, code[:PROBE_INPUTS]))
                 # losses without bits are lower, and no measure of what comes
@@ -273,7 +277,13 @@ class Loop:
         return x
 
     def _evaluate(
-        self, fabric: Fabric, objective: Any, phase: Phase, optimisers: Sequence[Any], loss: float
+        self,
+        fabric: Fabric,
+        objective: Any,
+        phase: Phase,
+        optimisers: Sequence[Any],
+        loss: float,
+        through: bool,
     ) -> bool:
         """Validates, logs and saves a checkpoint; True if there is no progress any more."""
         state = self.state
@@ -284,7 +294,9 @@ class Loop:
             validation = self._mean(fabric, lambda x: objective(x, self.state.phase, number).item())
             self._refuse_nan(validation, phase, "validation loss")
             state.without_progress += 1
-            if self.aim is not None:  # losses of different lambdas cannot be compared
+            if self.model.bottleneck is not None and through and not self.model.bottleneck.started:
+                state.without_progress = 0  # what there is yet to learn is the rate
+            if self.aim is not None and through:  # losses of different lambdas cannot be compared
                 state.without_progress = 0
             elif validation < state.best_loss:
                 state.best_loss, state.without_progress = validation, 0
@@ -401,9 +413,10 @@ def log_bytes(state: State) -> bytes:
 
 def make_fabric(settings: TrainingSettings, several_players: bool, unused: bool) -> Fabric:
     """Raises ConfigError if the accelerator, the devices or the precision cannot be had."""
-    if settings.precision == "16-mixed" and several_players:
+    if settings.precision == "16-mixed" and (several_players or settings.rate_distortion):
         raise ConfigError(
-            "precision=16-mixed scales one loss, and this plugin has several: use bf16-mixed"
+            "precision=16-mixed scales one loss of one optimiser, and this training has several: "
+            "use bf16-mixed"
         )
     strategy: Any = "auto"
     if settings.devices > 1:

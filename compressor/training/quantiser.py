@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from ..bottleneck.bottleneck import Bottleneck
+from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
+from ..log import log
 from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
 from .normalisation import Normalisation
 from .rate import Aim
 
+MISSED = 0.5  # of Aim.miss: what is told
 STEP_FACTORS = (0.5, 2.0)  # of a trained bottleneck's, for what the training left open
 WEIGHT_BITS = range(5, 16)
 SCORE_LOSS = 0.05  # of a score's deviation that rounded weights may move it by, on average
@@ -118,25 +121,37 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
 
 @torch.no_grad()
 def fitted_steps(
-    model: Autoencoder, bottleneck: Bottleneck, x: Tensor, aim: Aim, share: float
+    model: Autoencoder, bottleneck: Bottleneck, x: Tensor, trained_on: Tensor, aim: Aim
 ) -> Tensor:
     """The bottleneck's steps, times the one factor that brings ``x`` to the aim.
 
-    share: what codes take in use, as a part of what the loss says.
+    Bits are those of tables that are counted on other codes, ``trained_on``: the bottleneck's own
+    densities belong to its own steps. What its context saves is taken to stay the same part.
     """
     code = model_code(model, x)
 
+    def counted_bits(steps: Tensor) -> float:
+        seen, here = (torch.floor(c / steps + 0.5).int().numpy() for c in (trained_on, code))
+        return Prior.learn(seen).ideal_bits(here) / len(here)
+
+    saved = 1.0
+    if bottleneck.context is not None:
+        integers = torch.floor(code / bottleneck.steps + 0.5)
+        bits = bottleneck.bits(integers, integers).mean().item()
+        saved = bits / max(1e-6, counted_bits(bottleneck.steps))
+
     def miss(factor: float) -> float:
         steps = bottleneck.steps * factor
-        integers = torch.floor(code / steps + 0.5)
-        error = squared_error(model, x, integers * steps)
-        bits = share * bottleneck.bits(integers, integers).mean().item()
+        error = squared_error(model, x, torch.floor(code / steps + 0.5) * steps)
+        bits = saved * counted_bits(steps) if aim.settings.bits is not None else 0.0
         return aim.miss(model.spec, error, bits)
 
     low, high = (math.log2(factor) for factor in STEP_FACTORS)
     for _ in range(12):
         middle = (low + high) / 2
         low, high = (middle, high) if miss(2.0**middle) > 0 else (low, middle)
+    if abs(missed := miss(2.0**low)) > MISSED:
+        log.warning("the training missed its aim by %s", aim.in_words(missed))
     steps: Tensor = bottleneck.steps * 2.0**low
     return steps
 
@@ -147,11 +162,11 @@ def sensitivity_of(model: Autoencoder, code: Tensor) -> Tensor:
     base = _pixels(model, code)
     values = code.transpose(0, 1).flatten(1)
     spread = values.std(1, correction=0).maximum(1e-3 * values.abs().amax(1)).clamp_min(1e-6)
-    result = torch.empty(code.shape[1])
+    result = torch.empty(code.shape[1], device=code.device)
     for channel in range(code.shape[1]):
         moved = code.clone()
         size = 0.1 * spread[channel]
-        signs = torch.randint(0, 2, moved[:, channel].shape) * 2 - 1
+        signs = torch.randint(0, 2, moved[:, channel].shape, device=code.device) * 2 - 1
         moved[:, channel] += size * signs
         change = (_pixels(model, moved) - base).square().sum()
         result[channel] = change / (size.square() * signs.numel())

@@ -50,7 +50,7 @@ class Aim:
 
     @torch.no_grad()
     def move(self, model: Autoencoder, x: Tensor) -> None:
-        """Moves lambda by what ``x`` takes; ``model`` is in eval mode, and was not trained on x."""
+        """Moves lambda by what held-out inputs ``x`` take; ``model`` is in eval mode."""
         bottleneck = model.bottleneck
         assert bottleneck is not None
         passed = Pass(model, x, training=False)
@@ -60,6 +60,12 @@ class Aim:
         start = math.log(first_rate(self.settings))
         moved = bottleneck.log_rate.item() + max(-LARGEST_MOVE, min(LARGEST_MOVE, change))
         bottleneck.log_rate.fill_(max(start - FARTHEST, min(start + FARTHEST, moved)))
+
+    def in_words(self, missed: float) -> str:
+        """How far ``missed`` is: by decibels, or by a part of the bits."""
+        if self.settings.quality is not None:
+            return f"{missed:+.2f} dB"
+        return f"{100 * math.expm1(missed / 10):+.0f}% of the bits"
 
     def miss(self, spec: DataSpec, error: float, bits: float) -> float:
         """Above 0 where the quality, or the rate, is higher than asked.

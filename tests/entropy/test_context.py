@@ -6,6 +6,7 @@ import lzma
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -200,3 +201,29 @@ def test_another_models_network_is_refused(trained) -> None:
     other = export_context(untrained((4, 7, 7)).context).SerializeToString()
     assert refused(prior.to_bytes(), lambda: other)
     assert refused(prior.to_bytes(), lambda: b"no graph")
+
+
+def test_one_channel_has_passes_and_one_element_no_context() -> None:
+    assert Bottleneck((1,), "context", 0.1).context is None
+    bottleneck = untrained((1, 5, 5))
+    codes = np.random.default_rng(0).integers(-5, 6, (4, 1, 5, 5)).astype(np.int32)
+    prior, _ = learned(bottleneck, codes)
+    assert np.array_equal(decode(encode(codes, prior), 4, (1, 5, 5), prior), codes)
+
+
+@pytest.mark.parametrize("damage", ["nan", "huge", "name", "channels"])
+def test_a_damaged_network_is_a_model_error(trained, test_codes, damage) -> None:
+    _, prior, content = trained
+    graph = onnx.load_from_string(content)
+    (bias,) = (t for t in graph.graph.initializer if t.name == "third_bias_1")
+    values = onnx.numpy_helper.to_array(bias).copy()
+    if damage == "name":
+        graph.graph.output[0].name = graph.graph.node[-1].output[0] = "other"
+    elif damage == "channels":
+        graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 99
+    else:
+        values[:] = {"nan": np.nan, "huge": 1e30}[damage]
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    with pytest.raises(ModelError):
+        damaged = read_prior(prior.to_bytes(), graph.SerializeToString)
+        encode(test_codes[:2], damaged)
