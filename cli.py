@@ -35,7 +35,7 @@ def output_option(help_text: str) -> Callable[[Command], Command]:
     return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
 
 
-class Decibels(click.ParamType):  # type: ignore[type-arg]
+class Decibels(click.ParamType):  # type: ignore[type-arg]  # generic for mypy alone
     """35 or 35dB."""
 
     name = "dB"
@@ -47,7 +47,7 @@ class Decibels(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{str(value)!r} is not a number of decibels; write 35dB", param, ctx)
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]
+class Duration(click.ParamType):  # type: ignore[type-arg]  # the same
     """Seconds, from 90, 90s, 5m or 1.5h."""
 
     name = "duration"

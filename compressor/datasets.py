@@ -147,7 +147,7 @@ class ArchiveStream(IterableDataset[Any]):
         self._share = _part_of(self._reader.count, rank, world_size)
         # In shared memory: workers that outlive an epoch have to see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # torch has no types
 
     def __len__(self) -> int:
         return self._share.stop - self._share.start

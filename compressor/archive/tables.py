@@ -153,7 +153,7 @@ def _codecs(table: pa.Table) -> list[str]:
 
 def _strings(table: pa.Table, name: str) -> list[str]:
     try:
-        return table[name].to_pylist()  # type: ignore[no-any-return]
+        return table[name].to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
     except UnicodeDecodeError as error:
         raise ArchiveError("has a name that is not UTF-8") from error
 

@@ -40,7 +40,6 @@ class Bottleneck(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], prior: PriorName, rate: float) -> None:
         super().__init__()
-        self.shape = shape
         self.register_buffer("log_rate", torch.tensor(math.log(rate)))
         self.register_buffer("started", torch.tensor(False))
         self.log_steps = nn.Parameter(torch.zeros(shape[0], *[1] * (len(shape) - 1)))
@@ -115,7 +114,7 @@ class Bottleneck(nn.Module):
         for _ in range(SETTLING_STEPS):
             batch = codes[torch.randint(len(codes), (count,))].float()
             optimiser.zero_grad()
-            self.bits(batch, batch).mean().backward()  # type: ignore[no-untyped-call]
+            self.bits(batch, batch).mean().backward()  # type: ignore[no-untyped-call]  # torch has no types for it
             torch.nn.utils.clip_grad_norm_(self.parameters(), SETTLING_CLIP)
             optimiser.step()
             schedule.step()

@@ -44,7 +44,7 @@ class _Straight(torch.autograd.Function):
 
 
 def rounded(x: Tensor) -> Tensor:
-    result: Tensor = _Straight.apply(x)  # type: ignore[no-untyped-call]
+    result: Tensor = _Straight.apply(x)  # type: ignore[no-untyped-call]  # torch has no types for it
     return result
 
 

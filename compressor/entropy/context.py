@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from .passes import FRACTIONS, LEVELS, Pass, location_and_level
+from .passes import FRACTIONS, LEVELS, Pass, location_and_level, plan
 from .prior import HEADER, MAGIC, Prior, Reader, check_codes, tables_to_bytes
 from .tables import TOTAL, Codes, Integers, Stage, Table, Tables, table_of_counts
 
@@ -135,8 +135,6 @@ class ContextPrior(Tables):
 
 def _in_order(passes: Sequence[Pass], first: tuple[int, ...]) -> bool:
     """Whether the passes are what ``plan`` gives."""
-    from .passes import plan
-
     shape = (passes[-1].stop, 1, 1)[: len(first)]
     return 0 < passes[-1].stop <= 1 << 16 and passes == plan(shape) and passes[0].stop == first[0]
 

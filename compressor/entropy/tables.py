@@ -66,7 +66,7 @@ class Tables:
         A stage depends on the elements of earlier ones alone: a decoder fills in ``values`` before
         it asks for the next. Raises ModelError if there are no tables for ``shape``.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # a prior says it; tables alone are used nowhere
 
     def symbols(self, stage: Stage) -> Codes:
         """The symbols of a stage's values, int32 (K, N)."""

@@ -19,6 +19,7 @@ from .normalisation import Normalisation
 from .rate import Aim
 
 MISSED = 0.5  # of Aim.miss: what is told
+DELTAS = 2.0**-20, 2.0**10
 STEP_FACTORS = (0.5, 2.0)  # of a trained bottleneck's, for what the training left open
 WEIGHT_BITS = range(5, 16)
 SCORE_LOSS = 0.05  # of a score's deviation that rounded weights may move it by, on average
@@ -109,13 +110,12 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
     shape = (-1, *[1] * (code.ndim - 2))
     unit = sensitivity.rsqrt().reshape(shape)
     limit = squared_error(model, x, code) * 10 ** (loss_db / 10)
-    low, high = -20.0, 10.0  # log2 of Delta
-    for _ in range(24):
-        middle = (low + high) / 2
-        trial = unit * 2.0**middle
-        error = squared_error(model, x, torch.floor(code / trial + 0.5) * trial)
-        low, high = (middle, high) if error <= limit else (low, middle)
-    steps: Tensor = unit * 2.0**low
+
+    def fine_enough(delta: float) -> bool:
+        trial = unit * delta
+        return squared_error(model, x, torch.floor(code / trial + 0.5) * trial) <= limit
+
+    steps: Tensor = unit * _largest(fine_enough, DELTAS, 24)
     return steps
 
 
@@ -146,14 +146,22 @@ def fitted_steps(
         bits = saved * counted_bits(steps) if aim.settings.bits is not None else 0.0
         return aim.miss(model.spec, error, bits)
 
-    low, high = (math.log2(factor) for factor in STEP_FACTORS)
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if miss(2.0**middle) > 0 else (low, middle)
-    if abs(missed := miss(2.0**low)) > MISSED:
+    factor = _largest(lambda factor: miss(factor) > 0, STEP_FACTORS, 12)
+    if abs(missed := miss(factor)) > MISSED:
         log.warning("the training missed its aim by %s", aim.in_words(missed))
-    steps: Tensor = bottleneck.steps * 2.0**low
+    steps: Tensor = bottleneck.steps * factor
     return steps
+
+
+def _largest(
+    acceptable: Callable[[float], bool], limits: tuple[float, float], halvings: int
+) -> float:
+    """The largest acceptable factor within ``limits``, by bisection of its logarithm."""
+    low, high = (math.log2(limit) for limit in limits)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (middle, high) if acceptable(2.0**middle) else (low, middle)
+    return math.exp2(low)
 
 
 @torch.no_grad()

@@ -37,12 +37,7 @@ from compressor.model import Model, ModelManifest, PluginEntry, file_entries, ma
 from compressor.spec import CodeSpec, VectorSpec
 
 
-def read_prior(content):
-    magic, version, rank, per_element, zero = struct.unpack_from("<4sBBBB", content)
-    assert (magic, version, zero) == (b"CPRI", 1, 0)
-    shape = struct.unpack_from(f"<{rank}I", content, 8)
-    at = 8 + 4 * rank
-    count = per_element * math.prod(shape) + (shape[0] if rank == 3 else 0)
+def read_tables(content, at, count):
     lows = struct.unpack_from(f"<{count}i", content, at)
     sizes = struct.unpack_from(f"<{count}H", content, at + 4 * count)
     at += 6 * count
@@ -50,7 +45,16 @@ def read_prior(content):
     for low, size in zip(lows, sizes, strict=True):
         tables.append((low, struct.unpack_from(f"<{size}H", content, at)))
         at += 2 * size
-    assert at == len(content)
+    return tables, at
+
+
+def read_prior(content):
+    magic, version, rank, per_element, zero = struct.unpack_from("<4sBBBB", content)
+    assert (magic, version, zero) == (b"CPRI", 1, 0)
+    shape = struct.unpack_from(f"<{rank}I", content, 8)
+    count = per_element * math.prod(shape) + (shape[0] if rank == 3 else 0)
+    tables, end = read_tables(content, 8 + 4 * rank, count)
+    assert end == len(content)
     return shape, per_element, tables
 
 
@@ -120,15 +124,8 @@ def read_context(content):
     at = 8 + 11 * count
     (number,) = struct.unpack_from("<H", content, at)
     choice = np.frombuffer(content, "<u2", 256, at + 2).reshape(32, 8)
-    at += 514
-    lows = struct.unpack_from(f"<{number}i", content, at)
-    sizes = struct.unpack_from(f"<{number}H", content, at + 4 * number)
-    at += 6 * number
-    tables = []
-    for low, size in zip(lows, sizes, strict=True):
-        tables.append((low, struct.unpack_from(f"<{size}H", content, at)))
-        at += 2 * size
-    return rank, passes, choice, tables, read_prior(content[at:])
+    tables, end = read_tables(content, at + 514, number)
+    return rank, passes, choice, tables, read_prior(content[end:])
 
 
 def read_payload_with_context(payload, count, shape, content, graph):
