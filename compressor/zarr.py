@@ -127,7 +127,7 @@ class AutoencoderCodec(ArrayBytesCodec):
         codes = engine.encode(pixels[kept])
         frames = []
         for start, stop in _runs(kept.tolist(), images_per_block(codes.shape[1:])):
-            frame = pack(codes[start:stop], height, width, model.prior)
+            frame, _ = pack(codes[start:stop], height, width, model.prior)
             frames.append(numbered(frame, int(kept[start]))[1])
         return b"".join(frames)
 

@@ -110,14 +110,16 @@ def images_per_block(code_shape: tuple[int, ...]) -> int:
     return max(1, min(MAX_COUNT, GOOD_ELEMENTS // math.prod(code_shape)))
 
 
-def pack(codes: Codes, height: int, width: int, prior: Tables) -> bytes:
+def pack(codes: Codes, height: int, width: int, prior: Tables) -> tuple[bytes, float]:
     """The frame, numbered 0, of int32 codes (n, *shape) of images of height x width; 1 <= n <= 256.
+    And the codes' bits under the prior.
 
     Raises DataError if the codes are more than a reader takes.
     """
     if codes.size > MAX_ELEMENTS:
         raise DataError(f"images of {height}x{width} have too large a code for an archive")
-    payload = coder.encode(codes, prior)
+    stages = list(prior.stages(codes))  # once for both: networks make those of a context
+    payload = coder.encode_stages(stages, prior)
     header = Header(
         codec=MODEL,
         number=0,
@@ -128,7 +130,7 @@ def pack(codes: Codes, height: int, width: int, prior: Tables) -> bytes:
         payload_crc=google_crc32c.value(payload),
         content_crc=_codes_crc(codes),
     )
-    return header.to_bytes() + payload
+    return header.to_bytes() + payload, prior.ideal_bits_of(stages)
 
 
 def numbered(frame: bytes, number: int) -> tuple[Header, bytes]:

@@ -75,14 +75,15 @@ def pack_images(
     pixels, ideal_bits = 0, 0.0
     for group in images.groups:
         pixels += len(group.codes) * group.height * group.width
-        ideal_bits += prior.ideal_bits(group.codes)
         step = images_per_block(group.codes.shape[1:])
         for start in range(0, len(group.codes), step):
             codes = group.codes[start : start + step]
             positions = group.positions[start : start + step]
             block[positions] = len(frames)
             index[positions] = np.arange(len(codes))
-            frames.append(pack(codes, group.height, group.width, prior))
+            frame, bits = pack(codes, group.height, group.width, prior)
+            frames.append(frame)
+            ideal_bits += bits
     for files in stored:
         count, height, width, channels = files.pixels.shape
         pixels += count * height * width

@@ -5,6 +5,8 @@ FORMAT.md beside the archive's reader states the decoder in integers alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import constriction
 import numpy as np
 
@@ -20,10 +22,15 @@ def encode(codes: Codes, prior: Tables) -> bytes:
 
     Raises ModelError if the prior has no tables for ``shape``.
     """
+    return encode_stages(list(prior.stages(codes)), prior)
+
+
+def encode_stages(stages: Sequence[Stage], prior: Tables) -> bytes:
+    """The payload of codes of which the prior made all ``stages``."""
     coder = constriction.stream.stack.AnsCoder()
     models = prior.entropy_models
     # The coder is a stack: what is to come out last goes in first.
-    for stage in reversed(list(prior.stages(codes))):
+    for stage in reversed(stages):
         symbols = prior.symbols(stage)
         escaped = stage.columns[prior.escaped(stage, symbols)]
         coder.encode_reverse(_halves(escaped), _HALF)

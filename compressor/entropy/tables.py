@@ -6,7 +6,7 @@ integer is impossible and none is ever clipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -83,12 +83,16 @@ class Tables:
 
     def ideal_bits(self, codes: Codes) -> float:
         """The sum of -log2 p over codes (N, *shape), escaped integers in full included."""
+        return self.ideal_bits_of(self.stages(codes))
+
+    def ideal_bits_of(self, stages: Iterable[Stage]) -> float:
+        """The same of codes whose ``stages`` were made already, or are made one after another."""
         first, bits = self._bits_of_symbols
         counts = np.zeros(len(bits), np.int64)
-        for stage in self.stages(codes):
+        for stage in stages:
             tables = stage.table_columns
             symbols = self.symbols(stage)
-            rows = max(1, (1 << 20) // max(1, len(codes)))  # bounds memory
+            rows = max(1, (1 << 20) // max(1, len(stage.values)))  # bounds memory
             for at in range(0, len(tables), rows):
                 places = first[tables[at : at + rows]] + symbols[at : at + rows]
                 counts += np.bincount(places.ravel(), minlength=len(bits))

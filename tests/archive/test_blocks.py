@@ -29,7 +29,7 @@ def codes(mixed):
 
 @pytest.fixture(scope="module")
 def frame(codes, model):
-    return numbered(pack(codes, 28, 28, model.prior), 65536 + 3)[1]
+    return numbered(pack(codes, 28, 28, model.prior)[0], 65536 + 3)[1]
 
 
 def forged(**fields):
@@ -97,7 +97,7 @@ def test_large_codes_share_blocks_with_fewer_images():
 
 @pytest.fixture
 def frames(codes, model):
-    return [numbered(pack(codes[n : n + 3], 28, 28, model.prior), n)[1] for n in range(5)]
+    return [numbered(pack(codes[n : n + 3], 28, 28, model.prior)[0], n)[1] for n in range(5)]
 
 
 def numbers(path):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compressor.archive.blocks import HEADER_SIZE, pack
 from compressor.bottleneck.bottleneck import Bottleneck
 from compressor.bottleneck.context import EXACT, KNOWN, SCALES, TOP, UNIT, IntegerNetwork
 from compressor.entropy.coder import decode, encode
@@ -140,6 +141,21 @@ def test_real_codes_take_what_the_loss_says_and_less_than_without_context(
         loss = bottleneck.bits(integers, integers).sum().item()
     assert len(payload) * 8 <= 1.02 * loss  # tables also know what the loss has still to learn
     assert len(payload) * 8 < 0.97 * Prior.learn(train_codes).ideal_bits(codes)
+
+
+def test_a_block_and_its_ideal_bits_take_one_run_of_each_network(trained, test_codes) -> None:
+    prior, codes = trained[1], test_codes[:20]
+    runs = []
+
+    def counting(number, known):
+        runs.append(number)
+        return prior.network(number, known)
+
+    counted = ContextPrior(prior.passes, prior.first, prior.own.tables, prior.chosen, counting)
+    frame, bits = pack(codes, 28, 28, counted)
+    assert runs == list(range(1, len(prior.passes)))
+    assert frame[HEADER_SIZE:] == encode(codes, prior)
+    assert bits == prior.ideal_bits(codes)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (14, 14)])
