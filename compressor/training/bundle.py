@@ -130,7 +130,7 @@ def bundle(
         training={
             **facts,
             "first_layer": first_layer(model, model.spec),
-            "measures": _measures(model, probe[:MEASURED]),
+            "measures": _measures(model, bottleneck, probe[:MEASURED]),
         },
         quantiser={
             "steps": [float(step) for step in steps.flatten()],
@@ -201,8 +201,11 @@ def _as_given(model: Autoencoder, dataset: Dataset) -> DataSpec:
 
 
 @torch.no_grad()
-def _measures(model: Autoencoder, x: Tensor) -> dict[str, float]:
+def _measures(model: Autoencoder, bottleneck: Bottleneck | None, x: Tensor) -> dict[str, float]:
+    """The plugin's, of codes as they are in use: behind the bottleneck, if there is one."""
+    model.bottleneck = bottleneck
     measures = model.eval().measures(Pass(model, x)).items()
+    model.bottleneck = None
     return {name: value.item() for name, value in measures if value.isfinite()}
 
 

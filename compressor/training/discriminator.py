@@ -95,12 +95,16 @@ class WithDiscriminator(Autoencoder):
         super().__init__(model.config, model.spec)
         self.model = model
         self.likelihood, self.stride = model.likelihood, model.stride
-        self.generative = model.generative
         conv = isinstance(model.spec, ImageSpec)
         self.discriminator = Discriminator(model.spec, conv=conv)
         self.eval()
         with torch.no_grad():
             self.scores(Pass(self, Normalisation(self.spec)(example(self.spec, 1))))
+
+    @property
+    def generative(self) -> bool:  # type: ignore[override]  # a plugin's attribute may be one
+        """With a rate never: the plugin cannot say so, since the bottleneck is not its own."""
+        return self.model.generative and self.bottleneck is None
 
     def encode(self, x: Tensor) -> Code:
         return self.model.encode(x)

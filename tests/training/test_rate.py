@@ -14,6 +14,7 @@ from compressor.plugins.vae import VAE
 from compressor import verbs
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
+from compressor.model import Model
 from compressor.plugin import Pass
 from compressor.training.objective import total
 from compressor.training.rate import Aim, add_bottleneck
@@ -111,6 +112,22 @@ def test_bits_take_the_place_of_a_vaes_divergence() -> None:
     assert passed.bits.min() > 0
     loss = passed.distortion.mean() + 0.5 * passed.bits.mean()
     assert total(passed).item() == pytest.approx(loss.item())
+
+
+@pytest.mark.parametrize("discriminator", [False, True])
+def test_a_vae_with_a_rate_is_no_generator_and_tells_no_divergence(
+    discriminator: bool, clothes: Pixels, tmp_path: Path
+) -> None:
+    for name, rate in (("with", {"rate": 0.01}), ("without", {})):
+        settings = {"hidden": [8], "latent": 2, "discriminator": discriminator, **rate}
+        verbs.train("vae", clothes[:200], tmp_path / name, settings=settings, max_steps=20)
+        model = Model.open(tmp_path / name)
+        generative = not rate
+        assert model.manifest.generative is restore(tmp_path / name).generative is generative
+        assert model.manifest.training["measures"].keys() == (
+            {"KL in nats"} if generative else set()
+        )
+        assert ("samples" in model.golden()) is generative
 
 
 def test_a_rate_without_effect_is_told(clothes: Pixels, tmp_path: Path, caplog) -> None:
