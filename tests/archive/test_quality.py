@@ -27,6 +27,13 @@ def test_the_psnr_is_that_of_the_mean_squared_error_of_each_image(pair):
     assert np.isposinf(psnr(original, original)).all()
 
 
+@pytest.mark.parametrize("elements", [1, 5 * 10 * 28])
+def test_the_psnr_of_images_that_are_measured_in_pieces_is_the_same(pair, elements, monkeypatch):
+    whole = psnr(*pair)
+    monkeypatch.setattr("compressor.archive.quality.ELEMENTS_AT_ONCE", elements)
+    assert np.array_equal(psnr(*pair), whole)
+
+
 def test_the_ssim_is_that_of_wang_et_al(pair):
     """Their definition, written out for one window in the middle of an image's 11x11 pixels."""
     original, decoded = pair
