@@ -1,0 +1,335 @@
+"""Outputs in the way, full disks, interruptions: nothing half-written, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor.data.images import Pixels
+from compressor.progress import Progress
+
+from .command_line import OUTPUTS, Ran, run
+from .files import save, tree
+
+AS_ROOT = os.name == "posix" and os.geteuid() == 0
+WRITERS = ("train", "export", "encode", "compress", "decompress", "score")  # of a new output
+EACH_OUTPUT = [(verb, name) for verb in WRITERS for name in OUTPUTS[verb]]
+
+
+# Outputs
+
+
+@pytest.mark.parametrize(("verb", "name"), EACH_OUTPUT)
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_an_output_that_exists_is_refused(
+    verb: str,
+    name: str,
+    kind: str,
+    tmp_path: Path,
+    arguments: Callable[..., tuple[object, ...]],
+) -> None:
+    output = tmp_path / name
+    if kind == "file":
+        output.write_bytes(b"mine")
+    elif kind == "folder":
+        output.mkdir()
+        (output / "mine").write_bytes(b"mine")
+    else:
+        output.symlink_to("nowhere")
+    before = tree(tmp_path)
+    ran = run(*arguments(verb, output))
+    assert ran.code == 1 and f"{output} exists" in ran.error and "--force" in ran.error
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["--heatmaps", "--report"])
+def test_a_second_output_that_exists_is_refused(
+    option: str, tmp_path: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    (tmp_path / "there").write_bytes(b"mine")
+    ran = run(*arguments("score", tmp_path / "r.parquet"), option, tmp_path / "there")
+    assert ran.code == 1 and "there exists" in ran.error
+    assert tree(tmp_path) == {"there": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("train", ["-o"]),
+        ("compress", ["-o"]),
+        ("decompress", ["-o"]),
+        ("export", ["-o"]),
+        ("score", ["-o", "r.parquet", "--heatmaps"]),
+    ],
+)
+def test_force_never_takes_a_folder_of_other_data(
+    verb: str,
+    options: list[str],
+    tmp_path: Path,
+    clothes: Pixels,
+    arguments: Callable[..., tuple[object, ...]],
+    quick_end: None,
+) -> None:
+    save(tmp_path / "photos" / "precious.png", clothes[0])
+    precious = tree(tmp_path)
+    *given, _, _ = arguments(verb, tmp_path / "x")
+    options = [str(tmp_path / o) if o == "r.parquet" else o for o in options]
+    run(*given, *options, tmp_path / "photos", "--force")
+    assert precious.items() <= tree(tmp_path).items()
+
+
+def test_two_outputs_of_one_name_are_refused(
+    tmp_path: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    for option in ("--heatmaps", "--report"):
+        output = tmp_path / "r.parquet"
+        ran = run(*arguments("score", output), option, output)
+        assert ran.code in (1, 2) and ran.error
+        assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json", ""])
+def test_results_are_of_a_kind_that_can_be_read_again(
+    suffix: str, tmp_path: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    """Parquet under another name is what ``inspect`` and people do not look for."""
+    ran = run(*arguments("score", tmp_path / f"results{suffix}"))
+    assert ran.code == 2 and ".parquet" in ran.error and ".csv" in ran.error
+    assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["below a file", "/proc"])
+@pytest.mark.parametrize(("verb", "name"), EACH_OUTPUT)
+def test_an_output_that_cannot_be_written_is_an_error_even_for_root(
+    verb: str,
+    name: str,
+    where: str,
+    tmp_path: Path,
+    arguments: Callable[..., tuple[object, ...]],
+) -> None:
+    if where == "below a file":
+        (tmp_path / "file").write_bytes(b"mine")
+        output = tmp_path / "file" / "deep" / name
+    elif Path("/proc/self").exists():
+        output = Path("/proc") / name
+    else:
+        pytest.skip("there is no /proc")
+    before = tree(tmp_path)
+    ran = run(*arguments(verb, output))
+    assert ran.code == 1
+    assert f"cannot write {output.parent}" in ran.error and "choose another output" in ran.error
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
+@pytest.mark.parametrize(("verb", "name"), EACH_OUTPUT)
+def test_an_output_without_permission_is_an_error(
+    verb: str, name: str, tmp_path: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    ran = run(*arguments(verb, tmp_path / "locked" / name))
+    assert ran.code == 1 and "no permission to write there" in ran.error
+    assert not list((tmp_path / "locked").iterdir())
+
+
+# Full disks
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "limit"),
+    [
+        ("train", "m", 100_000),
+        ("encode", "codes.npy", 4096),
+        ("encode", "codes.parquet", 2048),
+        ("compress", "a", 1024),
+        ("decompress", "out", 256),
+        ("decompress", "out.npy", 4096),
+        ("decompress", "out.parquet", 4096),
+        ("score", "r.parquet", 1024),
+        ("score", "r.csv", 1024),
+    ],
+)
+def test_a_file_that_cannot_grow_is_one_error_and_leaves_nothing(
+    verb: str,
+    name: str,
+    limit: int,
+    tmp_path: Path,
+    arguments: Callable[..., tuple[object, ...]],
+) -> None:
+    command = [sys.executable, "-c", "from compressor.cli import main; main()"]
+    done = subprocess.run(
+        [*command, *map(str, arguments(verb, tmp_path / name))],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    ran = Ran(done.returncode, done.stdout, done.stderr)
+    assert ran.code == 1 and not ran.out
+    assert f"cannot write {tmp_path}" in ran.error
+    assert "the file would be larger than the system allows" in ran.error
+    check_what_is_left(verb, tmp_path)
+
+
+def check_what_is_left(verb: str, folder: Path) -> None:
+    """Nothing, or what --resume takes: a checkpoint, or finished parts in a hidden folder."""
+    left = tree(folder)
+    if verb == "train" and left:
+        assert all(path.partition("/")[0] == "m.training" for path in left)
+        assert "m.training/checkpoint.pt" in left
+        assert not [path for path in left if "partial" in path]
+    elif verb == "compress" and left:
+        assert all(path.partition("/")[0] == ".a.partial" for path in left)
+        assert ".a.partial/archive/items/part-00000.parquet" in left
+    else:
+        assert not left
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of so many KiB, mounted for the test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(kibibytes: int) -> Path:
+        if not AS_ROOT or sys.platform != "linux":
+            pytest.skip("mounting a file system takes root on Linux")
+        options = ["-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
+        done = subprocess.run(["mount", *options], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "kibibytes"),
+    [
+        ("train", "m", 100),  # the decoded images
+        ("train", "m", 1000),  # the first checkpoint
+        ("export", "graphs", 64),
+        ("encode", "codes.npy", 4),
+        ("encode", "codes.parquet", 4),
+        ("compress", "a", 8),
+        ("compress", "a", 32),
+        ("decompress", "out", 64),
+        ("decompress", "out.npy", 64),
+        ("decompress", "out.parquet", 32),
+        ("score", "r.parquet", 4),
+        ("score", "r.csv", 4),
+    ],
+)
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    verb: str,
+    name: str,
+    kibibytes: int,
+    small_disk: Callable[[int], Path],
+    arguments: Callable[..., tuple[object, ...]],
+    quick_end: None,
+) -> None:
+    disk = small_disk(kibibytes)
+    ran = run(*arguments(verb, disk / name))
+    assert ran.code == 1 and not ran.out
+    assert f"cannot write {disk}" in ran.error and "the disk is full" in ran.error
+    check_what_is_left(verb, disk)
+
+
+def test_a_model_for_which_the_disk_has_no_room_can_be_had_with_resume(
+    small_disk: Callable[[int], Path],
+    clothes: Pixels,
+    tmp_path: Path,
+    quick_end: None,
+) -> None:
+    disk, data = small_disk(1000), tmp_path / "clothes.npy"
+    np.save(data, clothes[:200])
+    (disk / "other").write_bytes(bytes(600_000))
+    settings = ("--set", "network=dense", "--set", "hidden=[]", "--set", "latent=1")
+    train = ("train", "undercomplete", data, "-o", disk / "m", "--max-steps", "2", *settings)
+    with (disk / "other").open("ab") as file:  # leaves room for the training, not for the model
+        file.write(bytes(130_000))
+    ran = run(*train)
+    assert ran.code == 1 and "the disk is full" in ran.error
+    assert {path.name for path in disk.iterdir()} == {"other", "m.training"}
+    assert (disk / "m.training" / "checkpoint.pt").exists()
+    (disk / "other").unlink()
+    assert run(*train, "--resume").code == 0
+    assert [path.name for path in disk.iterdir()] == ["m"]
+
+
+def test_a_full_disk_while_calibrating_leaves_the_model_as_it_was(
+    small_disk: Callable[[int], Path], model: Path, clothes: Pixels, tmp_path: Path
+) -> None:
+    size = sum(file.stat().st_size for file in model.iterdir())
+    disk = small_disk(size * 3 // 2 // 1024)
+    shutil.copytree(model, disk / "m")
+    np.save(tmp_path / "images.npy", clothes[:50])
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    before = tree(disk)
+    ran = run("calibrate", disk / "m", tmp_path / "images.npy")
+    assert ran.code == 1 and "the disk is full" in ran.error
+    assert tree(disk) == before
+
+
+def test_heat_maps_and_a_report_without_room_leave_nothing(
+    small_disk: Callable[[int], Path], arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    disk = small_disk(64)
+    score = (*arguments("score", disk / "r.parquet")[:-4], "--threshold", "0", "-o")
+    for option in ("--heatmaps", "--report"):
+        ran = run(*score, disk / "r.parquet", option, disk / "more")
+        assert ran.code == 1 and "the disk is full" in ran.error
+        assert not tree(disk)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("train", "m"),
+        ("encode", "codes.npy"),
+        ("compress", "a"),
+        ("decompress", "out"),
+        ("decompress", "out.npy"),
+        ("decompress", "out.parquet"),
+        ("score", "r.parquet"),
+        ("calibrate", "-"),
+    ],
+)
+def test_an_interrupted_job_leaves_nothing_under_the_final_name(
+    verb: str,
+    name: str,
+    number: signal.Signals,
+    tmp_path: Path,
+    copy: Path,
+    arguments: Callable[..., tuple[object, ...]],
+    quick_end: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = tree(tmp_path)
+    monkeypatch.setattr(Progress, "update", lambda *_, **__: signal.raise_signal(number))
+    given = arguments(verb, tmp_path / name, model=copy)
+    ran = run(*given, *(("--set", "hidden=[]") if verb == "train" else ()))
+    assert ran.code == 1 and not ran.out
+    assert "interrupted" in ran.error
+    left = {path: content for path, content in tree(tmp_path).items() if path not in before}
+    assert all(verb == "train" and path.startswith("m.training") for path in left)
+    assert before.items() <= tree(tmp_path).items()
