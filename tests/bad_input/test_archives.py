@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 
 from compressor.archive.blocks import CodedImages, CodeGroup
+from compressor.archive.manifest import entry_of
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
-from compressor.model import Model
+from compressor.entropy.prior import Prior
+from compressor.entropy.tables import Table
+from compressor.model import Model, file_entries
 
 from .command_line import run
 from .files import pixels_of, rehash, same, tree
@@ -73,6 +77,57 @@ def test_damage_in_any_file_of_an_archive_never_gives_wrong_pixels(
         file.write_bytes(content)
     assert run("verify", damaged).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def with_other_tables(archive: Path, copy: Path) -> Path:
+    """A copy with one table moved by one integer: all codes can be decoded, some to other ones.
+
+    The hashes are left as they were.
+    """
+    altered = shutil.copytree(archive, copy)
+    prior = Model.open(archive / "model").prior
+    assert isinstance(prior, Prior)
+    low, frequencies = prior.tables[0]
+    tables = [Table(low + 1, frequencies), *prior.tables[1:]]
+    content = Prior(prior.shape, prior.per_element, tables).to_bytes()
+    (altered / "model" / "prior.bin.xz").write_bytes(lzma.compress(content))
+    return altered
+
+
+def make_hashes_right(archive: Path) -> None:
+    """As somebody would who means to change an archive: from the tables up to its own manifest."""
+    model = archive / "model"
+    tables = file_entries({"prior.bin": lzma.decompress((model / "prior.bin.xz").read_bytes())})
+    files = json.loads((model / "manifest.json").read_text())["files"]
+    rehash(model, files=files | {"prior.bin": tables["prior.bin"].model_dump()})
+    files = json.loads((archive / "manifest.json").read_text())["files"]
+    for file in model.iterdir():
+        files[f"model/{file.name}"] = entry_of(file).model_dump()
+    rehash(archive, files=files, model=Model.open(model).digest)
+
+
+@pytest.mark.parametrize(
+    ("hashes", "reason"),
+    [
+        ("stale", "prior.bin does not have the hash in the manifest"),
+        ("right", "decodes to codes without their checksum: it was made with another prior"),
+    ],
+)
+def test_tables_that_were_altered_are_one_error_and_never_wrong_pixels(
+    hashes: str, reason: str, archive: Path, tmp_path: Path
+) -> None:
+    altered = with_other_tables(archive, tmp_path / "a")
+    if hashes == "right":
+        make_hashes_right(altered)
+    for name in ("out", "out.npy", "out.parquet"):
+        ran = run("decompress", altered, "-o", tmp_path / name)
+        assert ran.code == 1 and reason in ran.error
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    ran = run("verify", altered, "--json")
+    problems = json.loads(ran.out)["problems"]
+    assert ran.code == 1 and any(reason in problem for problem in problems)
+    if hashes == "right":  # nothing but the checksum of the codes tells
+        assert all(reason in problem for problem in problems)
 
 
 def test_a_name_in_an_archive_never_leads_out_of_the_output(
