@@ -186,5 +186,6 @@ def _refuse_table(
 def _pixels(job: Job, data: str | Path | Rows) -> Iterator[Pixels]:
     """The images that went into the archive, read again."""
     for chunk in open_source(data).chunks(job.chunk):
-        for group in fitting(chunk.load(), job.model.spec).groups:
-            yield from group.pixels
+        for images in chunk.load():
+            for group in fitting(images, job.model.spec).groups:
+                yield from group.pixels

@@ -90,7 +90,7 @@ class ZipSource:
             members = self._members[first : first + size]
             yield Chunk(first, len(members), partial(self._load, members))
 
-    def _load(self, members: list[tuple[str, zipfile.ZipInfo]]) -> Images:
+    def _load(self, members: list[tuple[str, zipfile.ZipInfo]]) -> Iterator[Images]:
         contents = (self._content(member) for _, member in members)
         return decode_all([name for name, _ in members], contents)
 

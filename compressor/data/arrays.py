@@ -57,9 +57,9 @@ class ArraySource:
             stop = min(first + size, total)
             yield Chunk(first, stop - first, partial(self._load, first, stop))
 
-    def _load(self, first: int, stop: int) -> Images:
+    def _load(self, first: int, stop: int) -> Iterator[Images]:
         rows = np.array(self._array[first:stop], order="C", subok=False)
-        return _one_group(row_names(first, stop, len(self._array)), rows, self.shape)
+        yield _one_group(row_names(first, stop, len(self._array)), rows, self.shape)
 
 
 class NpzSource:
@@ -122,9 +122,9 @@ class NpzSource:
                     raise EOFError(f"array {self._key!r} is shorter than its header says")
                 yield Chunk(first, stop - first, partial(self._load, data, first, stop))
 
-    def _load(self, data: bytes, first: int, stop: int) -> Images:
+    def _load(self, data: bytes, first: int, stop: int) -> Iterator[Images]:
         rows = np.frombuffer(data, self._dtype).copy()  # bytes are read-only; torch warns of that
-        return _one_group(row_names(first, stop, self._count), rows, self.shape)
+        yield _one_group(row_names(first, stop, self._count), rows, self.shape)
 
 
 def open_npy(path: Path) -> ArraySource:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import UnreadableImage
-from .images import Group, Images, Pixels
+from .images import CHUNK_BYTES, Group, Images, Pixels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 MAX_ENCODED_BYTES = 2**30  # more than Pillow's limit of pixels needs, even uncompressed
@@ -22,8 +22,9 @@ _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "
           "YCbCr": "RGB", "LA": "RGBA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}  # fmt: skip
 
 
-def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) -> Images:
-    """Decodes one image after the other; those that fail are named with the reason.
+def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) -> Iterator[Images]:
+    """Decodes one image after the other, in pieces as a Chunk gives them; those that fail are named
+    with the reason.
 
     ``contents`` has, for each name, the encoded bytes or why there are none.
     """
@@ -31,21 +32,33 @@ def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) ->
     # in threads; a filter is, and it touches no other module's warnings.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
-    unreadable = {}
-    for position, content in enumerate(contents):
+    unreadable: dict[int, str] = {}
+    start = held = 0
+    for number, content in enumerate(contents):
         try:
             if isinstance(content, UnreadableImage):
                 raise content
             pixels = decode(content)
         except UnreadableImage as error:
-            unreadable[position] = str(error)
-        else:
-            sizes.setdefault(pixels.shape, []).append((position, pixels))
+            unreadable[number - start] = str(error)
+            continue
+        if held and held + pixels.size > CHUNK_BYTES:
+            yield Images(names[start:number], _taken(sizes), unreadable)
+            start, held, unreadable = number, 0, {}
+        held += pixels.size
+        sizes.setdefault(pixels.shape, []).append((number - start, pixels))
+    yield Images(names[start:], _taken(sizes), unreadable)
+
+
+def _taken(sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]]) -> list[Group]:
+    """Groups of the positions and pixels in ``sizes``, which is empty then: pixels stand in memory
+    once."""
     groups = [
         Group(np.array([p for p, _ in members], np.int64), np.stack([x for _, x in members]))
         for members in sizes.values()
     ]
-    return Images(names, groups, unreadable)
+    sizes.clear()
+    return groups
 
 
 def decode(data: bytes) -> Pixels:

@@ -39,7 +39,7 @@ class FolderSource:
             files = self._files[first : first + size]
             yield Chunk(first, len(files), partial(self._load, files))
 
-    def _load(self, files: list[str]) -> Images:
+    def _load(self, files: list[str]) -> Iterator[Images]:
         return decode_all([as_text(file) for file in files], map(self._read, files))
 
     def _read(self, file: str) -> bytes | UnreadableImage:

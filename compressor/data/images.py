@@ -15,6 +15,8 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[Any]  # uint8 (n, H, W, C) or float32 (n, D)
 
+CHUNK_BYTES = 2**26  # of pixels that are decoded together
+
 
 @dataclass(frozen=True)
 class Group:
@@ -42,11 +44,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some consecutive images, not decoded yet: cheap to make; ``load`` may run in any thread."""
+    """Some consecutive images, not decoded yet: cheap to make; ``load`` may run in any thread.
+
+    It gives them in order, in as many pieces as it takes for none to have more than CHUNK_BYTES,
+    unless that is one image: one piece where all are like the first.
+    """
 
     start: int
     count: int
-    load: Callable[[], Images]
+    load: Callable[[], Iterator[Images]]
 
 
 class Source(Protocol):

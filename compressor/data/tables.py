@@ -100,15 +100,16 @@ class TableSource:
         if rows:
             yield Chunk(first, rows, partial(self._load, pieces, first, first + rows))
 
-    def _load(self, pieces: list[pa.RecordBatch], first: int, stop: int) -> Images:
+    def _load(self, pieces: list[pa.RecordBatch], first: int, stop: int) -> Iterator[Images]:
         column, total = self._names_and_count
         if column is None:
             names = row_names(first, stop, total)
         else:
             names = column.slice(first, stop - first).to_pylist()
         if self._lists:
-            return _list_rows(names, [piece.column(0) for piece in pieces], self._length)
-        return vectors(names, np.concatenate([_rows(piece) for piece in pieces]), self._chosen)
+            yield _list_rows(names, [piece.column(0) for piece in pieces], self._length)
+        else:
+            yield vectors(names, np.concatenate([_rows(piece) for piece in pieces]), self._chosen)
 
     @cached_property
     def _length(self) -> int:

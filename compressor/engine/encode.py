@@ -42,8 +42,13 @@ def encode(
     refuse_existing(output, force)
     job = Job("encode", data, model, device)
 
-    def work(images: Images) -> list[Codes]:
-        return [job.engine.encode(group.pixels) for group in images.groups]
+    def work(images: Images) -> dict[int, Codes]:
+        """The code of each readable image, by its position."""
+        found: dict[int, Codes] = {}
+        for group in images.groups:
+            codes = job.engine.encode(group.pixels)
+            found |= zip(group.positions.tolist(), codes, strict=True)
+        return found
 
     with (
         atomic_file(output, force) as temporary,
@@ -54,15 +59,10 @@ def encode(
     return {"code_shape": list(job.model.code.shape), **job.summary()}
 
 
-def _in_order(images: Images, codes: list[Codes]) -> tuple[list[str], list[Codes]]:
+def _in_order(images: Images, codes: dict[int, Codes]) -> tuple[list[str], list[Codes]]:
     """Names and codes of the readable images, in the order of the source."""
-    found = {
-        int(position): code
-        for group, group_codes in zip(images.groups, codes, strict=True)
-        for position, code in zip(group.positions, group_codes, strict=True)
-    }
-    places = sorted(found)
-    return [images.names[place] for place in places], [found[place] for place in places]
+    places = sorted(codes)
+    return [images.names[place] for place in places], [codes[place] for place in places]
 
 
 class _CodesFile(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,19 +55,28 @@ class Job:
     def run(
         self, work: Callable[[Images], Result], *, start: int = 0, progress: bool = False
     ) -> Iterator[tuple[Images, Result]]:
-        """Yields each chunk's images and ``work(images)``, in order, from image ``start`` on.
+        """Yields each piece of each chunk and ``work(piece)``, in order, from image ``start`` on:
+        the first of a piece, in an earlier run.
 
-        ``work`` runs in several threads and sees only images that fit the model. Raises DataError
-        at the end if there was none.
+        ``work`` runs in several threads and sees only images that fit the model; what is yielded
+        has their names, and no pixels. Raises DataError at the end if there was none.
         """
 
-        def load_and_work(chunk: Chunk) -> tuple[Images, Result]:
-            images = fitting(chunk.load(), self.model.spec)
-            return images, work(images)
+        def work_on(loaded: Images) -> tuple[Images, Result]:
+            images = fitting(loaded, self.model.spec)
+            return Images(images.names, [], images.unreadable), work(images)
 
-        chunks = self.source.chunks(self.chunk, start)
+        def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
+            return list(map(work_on, chunk.load()))  # a piece goes before the next is decoded
+
+        # From a chunk's first image on, for pieces to end where they did in the earlier run.
+        position = start - start % self.chunk
+        chunks = self.source.chunks(self.chunk, position)
         with Progress(self._verb, self.source.count(), shown=progress) as bar:
-            for images, result in in_order(load_and_work, chunks):
+            for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
+                position += len(images.names)
+                if position <= start:
+                    continue
                 self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
                 yield images, result

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from ..data.images import Source
+from ..data.images import CHUNK_BYTES, Source
 from ..spec import DataSpec
 
 Item = TypeVar("Item")
@@ -22,7 +22,6 @@ Result = TypeVar("Result")
 
 AHEAD = 2  # finished or waiting chunks beside those being worked on
 CHUNK_IMAGES = 256
-CHUNK_BYTES = 2**26
 
 
 def worker_count() -> int:
@@ -33,11 +32,14 @@ def worker_count() -> int:
 
 
 def chunk_size(spec: DataSpec, source: Source) -> int:
-    """Inputs in a chunk: at most 256, and at most 64 MiB if they are like the first one."""
+    """Inputs in a chunk: at most 256, and at most 64 MiB if they are like the first one.
+
+    Where others are larger, a chunk comes in several pieces of such a size.
+    """
     elements = spec.elements
     if spec.stride is not None:  # any size: ask the data
         first = next(iter(source.chunks(1)), None)
-        for group in first.load().groups if first else ():
+        for group in next(first.load()).groups if first else ():
             elements = max(elements, group.pixels[0].size)
     return max(1, min(CHUNK_IMAGES, CHUNK_BYTES // elements))
 

@@ -6,13 +6,14 @@ import csv
 import io
 import math
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
 
-from ..data.images import Images, Pixels, Rows
+from ..data.images import Pixels, Rows
 from ..engine.engine import Codes
 from ..engine.job import Job, fitting
 from ..files import refuse_existing, refuse_input
@@ -124,10 +125,9 @@ def _sample(job: Job) -> Sample:
     every = 1 if count is None else math.ceil(count / wanted)
     groups: list[Rows] = []
     taken = elements = 0
-    for number, chunk in enumerate(job.source.chunks(PIECE)):
-        if number % every:
-            continue
-        images: Images = fitting(chunk.load(), job.model.spec)
+    chunks = islice(job.source.chunks(PIECE), 0, None, every)
+    for loaded in chain.from_iterable(chunk.load() for chunk in chunks):
+        images = fitting(loaded, job.model.spec)
         job.skip(images)
         for group in images.groups:
             if groups and group.pixels.shape[1:] != groups[0].shape[1:]:

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
     # of a shape, what may differ from input to input
     free, wanted = (0, "size (or --set crop=N)") if crop is None else (2, "number of channels")
     with file.open("wb") as out:
-        for chunk in source.chunks(CHUNK if crop is None else LARGE_CHUNK):
-            images = chunk.load()
+        chunks = source.chunks(CHUNK if crop is None else LARGE_CHUNK)
+        for images in chain.from_iterable(chunk.load() for chunk in chunks):
             unreadable += [(images.names[p], reason) for p, reason in images.unreadable.items()]
             for group in images.groups:
                 name, shape = images.names[group.positions[0]], group.pixels.shape[1:]

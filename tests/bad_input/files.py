@@ -25,7 +25,7 @@ def pixels_of(path: Path) -> dict[str, Pixels]:
     """The images in an output of decompress, by name."""
     found = {}
     for chunk in open_source(path).chunks(1000):
-        images = chunk.load()
+        (images,) = chunk.load()
         assert not images.unreadable
         for group in images.groups:
             for position, pixels in zip(group.positions, group.pixels, strict=True):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compressor.archive.writer import ArchiveWriter, PackedImages
 from compressor.data.images import Pixels
 from compressor.progress import Progress
 
@@ -333,3 +334,37 @@ def test_an_interrupted_job_leaves_nothing_under_the_final_name(
     left = {path: content for path, content in tree(tmp_path).items() if path not in before}
     assert all(verb == "train" and path.startswith("m.training") for path in left)
     assert before.items() <= tree(tmp_path).items()
+
+
+@pytest.mark.parametrize("options", [(), ("--measure",)], ids=["", "measured"])
+def test_a_job_that_stopped_inside_of_a_chunk_resumes_to_the_same_bytes(
+    options: tuple[str, ...],
+    model: Path,
+    clothes: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large images after a small one come in pieces, and a part may end with any of them."""
+    monkeypatch.setattr("compressor.data.decode.CHUNK_BYTES", 3 * 56**2)
+    monkeypatch.setattr("compressor.archive.writer.PART_IMAGES", 6)
+    for number, image in enumerate(clothes[:20]):
+        large = image.repeat(2, axis=0).repeat(2, axis=1)
+        save(tmp_path / "images" / f"{number:02d}.png", large if number else image)
+
+    def compress(name: str, *more: str) -> Ran:
+        return run("compress", tmp_path / "images", "-m", model, "-o", tmp_path / name, *more)
+
+    assert compress("whole", *options).code == 0
+    add = ArchiveWriter.add
+
+    def failing(writer: ArchiveWriter, packed: PackedImages) -> None:
+        if packed.names[0] == "12.png":
+            raise KeyboardInterrupt
+        add(writer, packed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveWriter, "add", failing)
+        assert "interrupted" in compress("a").error
+    assert len(list(tmp_path.glob(".a.partial/archive/items/*"))) == 1
+    assert compress("a", "--resume", *options).code == 0
+    assert tree(tmp_path / "a") == tree(tmp_path / "whole")

@@ -50,7 +50,7 @@ class Read:
         sizes = []
         for chunk in list(source.chunks(size, start)):
             assert chunk.start == start + len(self.names)
-            images = chunk.load()
+            (images,) = chunk.load()
             assert len(images.names) == chunk.count
             pixels: dict[int, Pixels] = {}
             for group in images.groups:

@@ -231,7 +231,7 @@ def test_warnings_of_pillow_do_not_get_out(monkeypatch, photo):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", photo[..., 0].size - 1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        images = decode_all(["a.png"], [data])
+        (images,) = decode_all(["a.png"], [data])
     assert not caught
     assert np.array_equal(images.groups[0].pixels[0], photo)
 
@@ -246,7 +246,7 @@ def test_sizes_and_channels_form_groups_and_positions_hold_across_unreadable_one
         "missing": UnreadableImage("is missing"),
         "grey 3": encoded(as_grey(clothes[2]), "PNG"),
     }
-    images = decode_all(list(files), files.values())
+    (images,) = decode_all(list(files), files.values())
     assert images.names == list(files)
     groups = {group.pixels.shape[1:]: group for group in images.groups}
     assert groups.keys() == {(28, 28, 1), (84, 140, 3), (28, 28, 3)}
@@ -256,3 +256,15 @@ def test_sizes_and_channels_form_groups_and_positions_hold_across_unreadable_one
     assert groups[28, 28, 3].positions.tolist() == [3]
     assert images.unreadable.keys() == {1, 5}
     assert images.unreadable[5] == "is missing"
+
+
+def test_large_images_come_in_pieces_with_positions_of_their_own(clothes, photo, monkeypatch):
+    monkeypatch.setattr("compressor.data.decode.CHUNK_BYTES", photo.size + clothes[0].size)
+    small, large = encoded(as_grey(clothes[0]), "PNG"), encoded(Image.fromarray(photo), "PNG")
+    files = {"a": small, "b": large, "c": b"broken", "d": large, "e": small, "f": small, "g": b""}
+    pieces = list(decode_all(list(files), files.values()))
+    assert [piece.names for piece in pieces] == [["a", "b", "c"], ["d", "e"], ["f", "g"]]
+    assert [list(piece.unreadable) for piece in pieces] == [[2], [], [1]]
+    places = [[group.positions.tolist() for group in piece.groups] for piece in pieces]
+    assert places == [[[0], [1]], [[0], [1]], [[0]]]
+    assert np.array_equal(pieces[1].groups[0].pixels[0], photo)

@@ -94,8 +94,8 @@ def test_every_kind_can_start_anywhere(source, few, read, start):
 
 def test_vectors_can_be_written_to_without_changing_the_source(source, few):
     for chunk in source.chunks(20):
-        chunk.load().groups[0].pixels[:] = 0
-        assert np.array_equal(chunk.load().groups[0].pixels, few)
+        next(chunk.load()).groups[0].pixels[:] = 0
+        assert np.array_equal(next(chunk.load()).groups[0].pixels, few)
 
 
 def test_columns_that_have_names_are_known_by_them(source):
@@ -377,7 +377,7 @@ def test_lists_without_a_number_are_refused(tmp_path):
     )
     source = open_source(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no numbers: its lists are missing or empty"):
-        next(source.chunks(2)).load()
+        next(next(source.chunks(2)).load())
 
 
 def test_parts_may_have_other_types_of_numbers_and_another_order(tmp_path, few, read):
@@ -420,7 +420,7 @@ def test_memory_does_not_grow_with_a_table(tmp_path, monkeypatch, kind):
     source = open_source(path)
     assert source.count() == 100_000
     for chunk in source.chunks(5000):
-        rows += len(chunk.load().groups[0].pixels)
+        rows += len(next(chunk.load()).groups[0].pixels)
         most = max(most, pa.total_allocated_bytes() - before)
     assert rows == 100_000
     assert most < 4_000_000 < values.nbytes, f"{most:,} bytes"

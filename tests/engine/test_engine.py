@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compressor.data.images import Pixels
 from compressor.data.sources import open_source
 from compressor.engine import providers
 from compressor.engine.engine import Engine, batch_size
+from compressor.engine.job import Job
 from compressor.engine.pipeline import AHEAD, CHUNK_BYTES, chunk_size, in_order
 from compressor.engine.providers import choose_device
 from compressor.errors import DeviceError
@@ -68,6 +70,30 @@ def test_chunks_of_images_larger_than_those_trained_on_hold_fewer(model: Path) -
     large = open_source(np.zeros((3, 2048, 2048, 1), np.uint8))
     assert chunk_size(spec, large) == CHUNK_BYTES // 2048**2 == 16
     assert chunk_size(spec, open_source(np.zeros((3, 28, 28, 1), np.uint8))) == 256
+
+
+def test_a_small_first_image_does_not_make_large_chunks(
+    model: Path, clothes: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 3 * 56**2
+    monkeypatch.setattr("compressor.data.decode.CHUNK_BYTES", limit)
+    for number, image in enumerate(clothes[:20, :, :, 0]):
+        Image.fromarray(np.kron(image, np.ones((2, 2), np.uint8)) if number else image).save(
+            tmp_path / f"{number:02d}.png"
+        )
+
+    def seen(start: int) -> list[tuple[list[str], int]]:
+        job = Job("encode", tmp_path, model, "cpu")
+        job.chunk = 8
+        sizes = job.run(lambda images: sum(g.pixels.size for g in images.groups), start=start)
+        return [(images.names, size) for images, size in sizes]
+
+    pieces = seen(0)
+    assert [len(names) for names, _ in pieces] == [3, 3, 2, 3, 3, 2, 3, 1]
+    assert all(size <= limit for _, size in pieces)
+    assert [name for names, _ in pieces for name in names] == [f"{n:02d}.png" for n in range(20)]
+    for done in range(1, len(pieces)):  # a job that is resumed sees the same pieces
+        assert seen(sum(len(names) for names, _ in pieces[:done])) == pieces[done:]
 
 
 def test_batches_of_large_images_are_small() -> None:
