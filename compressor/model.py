@@ -6,7 +6,8 @@ encoder.onnx         image -> code
 decoder.onnx         code -> image
 scorer.onnx          image -> one output per score, and error_map
 prior.bin            integer tables of the entropy coder (archive/FORMAT.md)
-prior.onnx           networks of integers that choose among them, where the prior has context
+hyper_encoder.onnx   code -> side information, where the prior is a hyperprior
+hyper_decoder.onnx   side information -> which tables, in exact integers
 calibration.parquet  the scores of images used neither for training nor for early stopping
 weights.safetensors  to fine-tune
 golden.npz           a few images and what the graphs answer to them
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
-DECODING = ("decoder.onnx", "prior.bin", "prior.onnx")  # what an archive embeds, if there
+DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -156,7 +157,7 @@ class Model:
         """What the codes are coded with."""
         from .entropy.stored import read_prior
 
-        return read_prior(self.read("prior.bin"), lambda: self.read("prior.onnx"))
+        return read_prior(self.read("prior.bin"), self.read)
 
     def calibration(self, score: str) -> npt.NDArray[np.float64]:
         """The calibration images' scores, float64, ascending; empty if there were none."""

@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..entropy.passes import plan
-from .context import Context
+from ..entropy.hyperprior import side_channels
 from .density import Density
+from .hyperprior import Hyperprior
 
-PriorName = Literal["factorised", "context"]
+PriorName = Literal["factorised", "hyperprior"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
 SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 600, 64, 5e-3, 100.0
 SETTLING_ELEMENTS = 2**19  # of a batch's codes
@@ -37,16 +37,15 @@ class Bottleneck(nn.Module):
 
     log_rate: Tensor
     started: Tensor
+    prior: Hyperprior | Density
 
     def __init__(self, shape: tuple[int, ...], prior: PriorName, rate: float) -> None:
         super().__init__()
         self.register_buffer("log_rate", torch.tensor(math.log(rate)))
         self.register_buffer("started", torch.tensor(False))
         self.log_steps = nn.Parameter(torch.zeros(shape[0], *[1] * (len(shape) - 1)))
-        passes = plan(shape) if prior == "context" else []
-        self.passes = passes if len(passes) > 1 else []
-        self.density = Density(self.passes[0].stop if self.passes else shape[0])
-        self.context = Context(self.passes[1:], spatial=len(shape) == 3) if self.passes else None
+        hyper = prior == "hyperprior" and side_channels(shape) > 0
+        self.prior = Hyperprior(shape) if hyper else Density(shape[0])
 
     @property
     def rate(self) -> Tensor:
@@ -70,17 +69,13 @@ class Bottleneck(nn.Module):
         steps = (6 * self.rate / math.log(2) / sensitivity).sqrt()
         steps = steps.clamp(1e-4, 1e4).minimum(WIDEST * deviation.clamp_min(1e-4))
         self.log_steps.copy_(steps.log().reshape(self.log_steps.shape))
-        self.density.start((mean / steps)[: self.density.channels])
-        if self.context is not None:
-            self.context.start(mean / steps)
+        self.prior.start(mean / steps)
         self.started.fill_(True)
 
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """(z like code, bits (N,)); noise from torch's global generator in training.
 
         Until ``start`` the code goes through as it is and costs nothing.
-        What the context knows is rounded in training, too, and passes no gradient to the encoder:
-        it would come through as many roundings as the networks have, and is mostly noise.
         """
         if not self.started:
             return code, code.new_zeros(len(code))
@@ -89,16 +84,14 @@ class Bottleneck(nn.Module):
 
     def _through(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         scaled = code / self.steps
-        rounded = torch.floor(scaled + 0.5)
-        integers = scaled + torch.rand_like(scaled) - 0.5 if training else rounded
-        return integers * self.steps, self.bits(integers, rounded)
+        integers = scaled + torch.rand_like(scaled) - 0.5 if training else torch.floor(scaled + 0.5)
+        return integers * self.steps, self.bits(integers, training)
 
-    def bits(self, integers: Tensor, known: Tensor) -> Tensor:
-        """-log2 P(integers), (N,), ``known`` being what the context sees of them."""
-        if self.context is None:
-            return self.density.bits(integers).flatten(1).sum(1)
-        bits = self.density.bits(self.passes[0].of(integers)).flatten(1).sum(1)
-        return bits + self.context.bits(integers, known)
+    def bits(self, integers: Tensor, training: bool = False) -> Tensor:
+        """-log2 P(integers), (N,); in training of integers with noise."""
+        if isinstance(self.prior, Hyperprior):
+            return self.prior.bits(integers, training)
+        return self.prior.bits(integers).flatten(1).sum(1)
 
     def settle(self, codes: Tensor) -> None:
         """Fits the prior to integers (N, *shape) as they are in use; f, g and steps stay.
@@ -107,14 +100,14 @@ class Bottleneck(nn.Module):
         """
         self.requires_grad_(True)  # whatever a last phase has frozen
         count = max(1, min(SETTLING_BATCH, SETTLING_ELEMENTS // codes[0].numel()))
-        optimiser = torch.optim.Adam(self.parameters(), SETTLING_RATE)
+        optimiser = torch.optim.Adam(self.prior.parameters(), SETTLING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, SETTLING_RATE, SETTLING_STEPS, pct_start=0.1
         )
         for _ in range(SETTLING_STEPS):
             batch = codes[torch.randint(len(codes), (count,))].float()
             optimiser.zero_grad()
-            self.bits(batch, batch).mean().backward()  # type: ignore[no-untyped-call]  # torch has no types for it
-            torch.nn.utils.clip_grad_norm_(self.parameters(), SETTLING_CLIP)
+            self.bits(batch).mean().backward()  # type: ignore[no-untyped-call]  # torch has no types for it
+            torch.nn.utils.clip_grad_norm_(self.prior.parameters(), SETTLING_CLIP)
             optimiser.step()
             schedule.step()

@@ -49,7 +49,7 @@ def decode(payload: bytes, count: int, shape: tuple[int, ...], prior: Tables) ->
     ModelError if the prior has no tables for ``shape``.
     """
     codes = np.zeros((count, *shape), np.int32)
-    stages = prior.stages(codes)
+    stages = prior.stages(codes, known=False)
     if len(payload) % _WORD:
         raise ArchiveError("the entropy-coded payload does not consist of whole words")
     try:

@@ -73,7 +73,7 @@ class Prior(Tables):
             return np.broadcast_to(np.arange(first, first + shape[0])[:, None, None], shape)
         raise ModelError(f"the prior was learned on codes of {self.shape}; it cannot code {shape}")
 
-    def stages(self, codes: Codes) -> Iterator[Stage]:
+    def stages(self, codes: Codes, known: bool = True) -> Iterator[Stage]:
         """All elements at once."""
         check_codes(codes)
         yield Stage(codes, self.tables_for(codes.shape[1:]).ravel(), 0)

@@ -1,18 +1,20 @@
-"""A prior as it is stored: prior.bin, and prior.onnx where it has context."""
+"""A prior as it is stored: prior.bin, and the hyperprior's two graphs where it has one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import context
+from . import hyperprior
 from .prior import Prior
 from .tables import Tables
 
 
-def read_prior(content: bytes, graph: Callable[[], bytes]) -> Tables:
-    """The prior of prior.bin; ``graph`` gives prior.onnx. Raises ModelError for a damaged one."""
-    if content[4:5] != bytes([context.VERSION]):
+def read_prior(content: bytes, read: Callable[[str], bytes]) -> Tables:
+    """The prior of prior.bin; ``read`` gives other files by name. ModelError for damaged ones."""
+    if content[4:5] != bytes([hyperprior.VERSION]):
         return Prior.from_bytes(content)
-    from .network import OnnxNetwork  # ONNX Runtime takes 150 ms to import
+    from .networks import OnnxNetworks  # ONNX Runtime takes 150 ms to import
 
-    return context.ContextPrior.from_bytes(content, lambda passes: OnnxNetwork(graph(), passes))
+    return hyperprior.HyperTables.from_bytes(
+        content, lambda channels, side: OnnxNetworks(channels, side, read)
+    )

@@ -60,11 +60,12 @@ class Tables:
         self.lows = np.array([table.low for table in tables], np.int32)
         self.sizes = np.array([len(table.frequencies) for table in tables], np.int32)
 
-    def stages(self, codes: Codes) -> Iterator[Stage]:
+    def stages(self, codes: Codes, known: bool = True) -> Iterator[Stage]:
         """The stages of codes (N, *shape), in order.
 
-        A stage depends on the elements of earlier ones alone: a decoder fills in ``values`` before
-        it asks for the next. Raises ModelError if there are no tables for ``shape``.
+        A stage depends on the values of earlier ones alone: a decoder, to whom the codes are not
+        ``known``, fills in ``values`` before it asks for the next. Raises ModelError if there are
+        no tables for ``shape``.
         """
         raise NotImplementedError  # a prior says it; tables alone are used nowhere
 

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from ..anomaly.calibration import calibration_scores
 from ..bottleneck.bottleneck import Bottleneck
-from ..bottleneck.context import SCALES
+from ..bottleneck.hyperprior import SCALES, Hyperprior
 from ..engine.engine import Engine
 from ..engine.tiles import padded
-from ..entropy.context import ContextPrior
-from ..entropy.network import OnnxNetwork
+from ..entropy.hyperprior import HyperTables
+from ..entropy.networks import OnnxNetworks
 from ..entropy.prior import Prior
 from ..entropy.tables import Tables
 from ..export.graphs import export_graphs, score_names
 from ..export.halo import measure_halo
+from ..export.hyperprior import export_hyperprior
 from ..export.parity import BATCHES, check_parity
-from ..export.prior import export_context
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
@@ -103,7 +103,7 @@ def bundle(
             "longer, or give a larger latent or a smaller %s",
             "rounding_loss" if bottleneck is None else "rate",
         )
-    if bottleneck is not None and (training.aims or bottleneck.context is not None):
+    if bottleneck is not None and (training.aims or training.prior == "hyperprior"):
         bottleneck.settle(torch.from_numpy(codes))
     prior, prior_files = learn_prior(codes, bottleneck)
     files |= prior_files
@@ -152,14 +152,18 @@ def bundle(
 def learn_prior(
     codes: npt.NDArray[np.int32], bottleneck: Bottleneck | None
 ) -> tuple[Tables, dict[str, bytes]]:
-    """The prior of training codes, with context where the bottleneck has one, and its files."""
-    if bottleneck is None or bottleneck.context is None:
+    """The prior of training codes, a hyperprior where the bottleneck has one, and its files."""
+    if bottleneck is None or not isinstance(bottleneck.prior, Hyperprior):
         prior = Prior.learn(codes)
         return prior, {"prior.bin": prior.to_bytes()}
-    graph = export_context(bottleneck.context).SerializeToString(deterministic=True)
-    network = OnnxNetwork(graph, bottleneck.passes)
-    learned = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
-    return learned, {"prior.bin": learned.to_bytes(), "prior.onnx": graph}
+    files = {
+        f"{name}.onnx": graph.SerializeToString(deterministic=True)
+        for name, graph in export_hyperprior(bottleneck.prior).items()
+    }
+    side_channels = bottleneck.prior.density.channels
+    networks = OnnxNetworks(codes.shape[1], side_channels, files.__getitem__)
+    learned = HyperTables.learn(codes, SCALES, networks)
+    return learned, {"prior.bin": learned.to_bytes(), **files}
 
 
 @torch.no_grad()
@@ -177,7 +181,7 @@ def _of_rate(bottleneck: Bottleneck, codes: npt.NDArray[np.int32]) -> dict[str, 
     integers = torch.from_numpy(codes).float()
     bits = 0.0
     for piece in torch.split(integers, max(1, ELEMENTS_AT_ONCE // integers[0].numel())):
-        bits += bottleneck.bits(piece, piece).sum().item()
+        bits += bottleneck.bits(piece).sum().item()
     return {"rate": bottleneck.rate.item(), "loss_bits_per_image": bits / max(1, len(codes))}
 
 

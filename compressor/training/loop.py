@@ -49,7 +49,7 @@ OPTIMISERS: dict[str, Optimiser] = {
     "sgd": torch.optim.SGD,
 }
 MOMENTUM = 0.9  # of the bottleneck's optimiser
-PLAIN = 0.1  # of a phase's training, without a bottleneck, before it starts
+PLAIN = 0.02  # of a phase's training, without a bottleneck, before it starts
 AIMED = 256  # inputs that the rate is judged on, as far as memory allows
 STEPS_BETWEEN_EVALUATIONS = (20, 500)  # at least, for a checkpoint is written too, and at most
 

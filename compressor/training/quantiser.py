@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bottleneck.bottleneck import Bottleneck
+from ..bottleneck.hyperprior import Hyperprior
 from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
 from ..log import log
@@ -126,7 +127,7 @@ def fitted_steps(
     """The bottleneck's steps, times the one factor that brings ``x`` to the aim.
 
     Bits are those of tables that are counted on other codes, ``trained_on``: the bottleneck's own
-    densities belong to its own steps. What its context saves is taken to stay the same part.
+    densities belong to its own steps. What a hyperprior saves is taken to stay the same part.
     """
     code = model_code(model, x)
 
@@ -135,9 +136,9 @@ def fitted_steps(
         return Prior.learn(seen).ideal_bits(here) / len(here)
 
     saved = 1.0
-    if bottleneck.context is not None:
+    if isinstance(bottleneck.prior, Hyperprior):
         integers = torch.floor(code / bottleneck.steps + 0.5)
-        bits = bottleneck.bits(integers, integers).mean().item()
+        bits = bottleneck.bits(integers).mean().item()
         saved = bits / max(1e-6, counted_bits(bottleneck.steps))
 
     def miss(factor: float) -> float:

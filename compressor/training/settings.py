@@ -48,10 +48,10 @@ class TrainingSettings(BaseModel):
     bits: float | None = Field(
         None, gt=0, description="bits per pixel (vectors: number) at which it aims, likewise"
     )
-    prior: Literal["factorised", "context"] = Field(
-        "factorised",
-        description="with a rate: one density a channel, or, behind the first channels, one for "
-        "each element by what is known of its neighbours",
+    prior: Literal["factorised", "hyperprior"] = Field(
+        "hyperprior",
+        description="with a rate: one density a channel, or one for each element, by a few "
+        "integers that are sent first",
     )
     rounding_loss: float = Field(
         0.5, gt=0, le=10, description="without a rate: PSNR in dB that rounding codes may cost"

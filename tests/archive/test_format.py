@@ -26,13 +26,13 @@ from compressor.archive.reader import Archive
 from compressor.archive.stored import StoredGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.bottleneck.bottleneck import Bottleneck
-from compressor.bottleneck.context import SCALES
+from compressor.bottleneck.hyperprior import SCALES
 from compressor.data.images import Group
 from compressor.entropy.coder import encode
-from compressor.entropy.context import ContextPrior
-from compressor.entropy.network import OnnxNetwork
+from compressor.entropy.hyperprior import HyperTables
+from compressor.entropy.networks import OnnxNetworks
 from compressor.entropy.prior import Prior
-from compressor.export.prior import export_context
+from compressor.export.hyperprior import export_hyperprior
 from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
 from compressor.spec import CodeSpec, VectorSpec
 
@@ -117,75 +117,63 @@ def read_payload(payload, count, shape, prior):
     return codes
 
 
-def read_context(content):
-    magic, version, rank, zero, count = struct.unpack_from("<4sBBBB", content)
-    assert (magic, version, zero) == (b"CPRI", 2, 0)
-    passes = [struct.unpack_from("<IIBBB", content, 8 + 11 * number) for number in range(count)]
-    at = 8 + 11 * count
-    (number,) = struct.unpack_from("<H", content, at)
-    choice = np.frombuffer(content, "<u2", 256, at + 2).reshape(32, 8)
-    tables, end = read_tables(content, at + 514, number)
-    return rank, passes, choice, tables, read_prior(content[end:])
+def read_hyperprior(content):
+    magic, version, rank, *zeros = struct.unpack_from("<4sBBBB", content)
+    assert (magic, version, zeros) == (b"CPRI", 2, [0, 0])
+    channels, number = struct.unpack_from("<IH", content, 8)
+    choice = np.frombuffer(content, "<u2", 256, 14).reshape(32, 8)
+    tables, end = read_tables(content, 14 + 512, number)
+    return rank, channels, choice, tables, read_prior(content[end:])
 
 
-def read_payload_with_context(payload, count, shape, content, graph):
+def read_payload_with_hyperprior(payload, count, shape, content, graph):
     """With ONNX's reference evaluator, which sums in another order than ONNX Runtime."""
-    rank, passes, choice, tables, first = read_context(content)
-    evaluator = ReferenceEvaluator(onnx.load_from_string(graph))
-    inputs = {
-        i.name: i.type.tensor_type.shape.dim[1].dim_value for i in evaluator.proto_.graph.input
-    }
-    nothing = {name: np.zeros((1, channels, 2, 2), np.float32) for name, channels in inputs.items()}
-    codes = np.zeros((count, *shape, *[1] * (3 - rank)), np.int64)
-    known = np.zeros(codes.shape, bool)
+    rank, channels, choice, tables, first = read_hyperprior(content)
+    assert channels == shape[0]
     stream = Stream(payload)
-    for number, (start, stop, row, column, step) in enumerate(passes):
-        place = (slice(None), slice(start, stop), slice(row, None, step), slice(column, None, step))
-        here = codes[place].shape[1:]
-        if number == 0:
-            flat = here if rank == 3 else here[:1]
-            codes[place] = read_elements(stream, count, flat, first).reshape(count, *here)
-        elif math.prod(here):
-            channels = start if (row, column) == (0, 0) else stop
-            seen = np.where(known, codes, 0)[:, :channels].astype(np.float32)
-            names = [f"expected_{number}"]
-            (expected,) = evaluator.run(names, nothing | {f"known_{number}": seen})
-            location, level = np.split(expected.astype(np.int64), 2, axis=1)
-            level = level.clip(0, 31)
-            whole = (location + 4) // 8
-            table = choice[level, location - 8 * whole + 4]
-            order = sorted(np.ndindex(*here, count), key=lambda p: (table[(p[3], *p[:3])], p))
-            values, escapes = np.zeros((count, *here), np.int64), []
-            for *element, image in order:
-                at = (image, *element)
-                low, frequencies = tables[table[at]]
-                found = stream.symbol(frequencies)
-                values[at] = (whole[at] + low + found + 2**31) % 2**32 - 2**31
-                if found == len(frequencies) - 1:
-                    escapes.append((element, image))
-            for element, image in sorted(escapes):
-                values[(image, *element)] = stream.escaped()
-            codes[place] = values
-        known[place] = True
+    side_shape = (first[0][0], *(math.ceil(size / 4) for size in shape[1:]))
+    side = read_elements(stream, count, side_shape, first)
+    side = side.reshape(*side.shape, *[1] * (3 - rank))
+    known = np.concatenate([side, np.ones_like(side[:, :1])], 1).astype(np.float32)
+    (expected,) = ReferenceEvaluator(onnx.load_from_string(graph)).run(None, {"side": known})
+    codes = np.zeros((count, *shape, *[1] * (3 - rank)), np.int64)
+    expected = expected[:, :, : codes.shape[2], : codes.shape[3]].astype(np.int64)
+    location, level = np.split(expected, 2, axis=1)
+    whole = (location + 4) // 8
+    table = choice[level.clip(0, 31), location - 8 * whole + 4]
+    here = codes.shape[1:]
+    order = sorted(np.ndindex(*here, count), key=lambda p: (table[(p[3], *p[:3])], p))
+    escapes = []
+    for *element, image in order:
+        at = (image, *element)
+        low, frequencies = tables[table[at]]
+        found = stream.symbol(frequencies)
+        codes[at] = (whole[at] + low + found + 2**31) % 2**32 - 2**31
+        if found == len(frequencies) - 1:
+            escapes.append((element, image))
+    for element, image in sorted(escapes):
+        codes[(image, *element)] = stream.escaped()
     stream.end()
     return codes.reshape(count, *shape)
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, 3, 2)])
-def test_payloads_with_context_decode_as_the_format_says(shape):
+@pytest.mark.parametrize("shape", [(37,), (4, 3, 5)])
+def test_payloads_with_a_hyperprior_decode_as_the_format_says(shape):
     torch.manual_seed(0)
-    bottleneck = Bottleneck(shape, "context", 0.01)
+    bottleneck = Bottleneck(shape, "hyperprior", 0.01)
     with torch.no_grad():
-        for parameter in bottleneck.context.parameters():
+        for parameter in bottleneck.prior.parameters():
             parameter.mul_(3)
     random = np.random.default_rng(0)
     codes = random.integers(-9, 10, (50, *shape)).astype(np.int32)
-    graph = export_context(bottleneck.context).SerializeToString()
-    network = OnnxNetwork(graph, bottleneck.passes)
-    prior = ContextPrior.learn(codes, bottleneck.passes, SCALES, network)
+    graphs = export_hyperprior(bottleneck.prior)
+    files = {f"{name}.onnx": graph.SerializeToString() for name, graph in graphs.items()}
+    networks = OnnxNetworks(shape[0], bottleneck.prior.density.channels, files.__getitem__)
+    prior = HyperTables.learn(codes, SCALES, networks)
     few = codes[:6].copy()
     few[random.random(few.shape) < 0.1] = random.choice([2**31 - 1, -(2**31), 700])
-    decoded = read_payload_with_context(encode(few, prior), 6, shape, prior.to_bytes(), graph)
+    graph = files["hyper_decoder.onnx"]
+    decoded = read_payload_with_hyperprior(encode(few, prior), 6, shape, prior.to_bytes(), graph)
     assert np.array_equal(decoded, few)
 
 

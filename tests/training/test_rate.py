@@ -38,7 +38,7 @@ def trained(clothes: Pixels, folder: Path, **settings: Any) -> dict[str, Any]:
     return {**manifest["quantiser"], **told, "payload": 8 * told["payload_bytes"] / places}
 
 
-@pytest.fixture(scope="module", params=["factorised", "context"])
+@pytest.fixture(scope="module", params=["factorised", "hyperprior"])
 def with_rate(request, clothes: Pixels, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp(request.param)
     return folder, trained(clothes, folder, rate=0.02, prior=request.param)
@@ -150,7 +150,7 @@ def test_one_step_is_enough_to_start(clothes: Pixels, tmp_path: Path) -> None:
 def test_every_kind_of_plugin_compresses_vectors_with_a_rate(kind, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     rows = (random.normal(size=(200, 3)) @ random.normal(size=(3, 9))).astype(np.float32)
-    settings = {"rate": 0.05, "batch_size": 32, "prior": "context"}
+    settings = {"rate": 0.05, "batch_size": 32, "prior": "hyperprior"}
     verbs.train(kind, rows, tmp_path / "model", settings=settings, max_steps=20)
     told = verbs.compress(rows, tmp_path / "model", tmp_path / "archive", measure=True)
     assert told["payload_bytes"] > 0 and told["mse"] < 20

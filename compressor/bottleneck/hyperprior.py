@@ -1,0 +1,200 @@
+"""The second level of the prior (Ballé et al. 2018): side information v tells what to expect of h.
+
+An encoder makes v of a code, a few integers, which are sent first and pay for themselves by the
+locations and scales that a decoder makes of them. The decoder is computed in exact integers, so
+that what is decoded never depends on how floating-point numbers are rounded: see IntegerConv.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..entropy.hyperprior import FRACTIONS, KNOWN, LEVELS, REACH, side_channels
+from .density import LEAST, Density
+
+UNIT = 16  # hidden activations of the decoder are multiples of 1 / UNIT
+TOP = 255  # of a hidden activation, in such units
+WEIGHT = 127  # of an integer weight, at most
+EXACT = 2.0**23  # below it a half is exact too
+SIDE_UNIT = 4  # v is in units of 1 / SIDE_UNIT of what the encoder gives and the decoder takes
+HIDDEN = 64
+PLANES = 32  # behind the decoder's first layer, which does the work where v is coarse
+SLOPE = 0.1  # of the encoder's leaky ReLU
+LEAST_SCALE, LARGEST_SCALE = 0.06, 60.0  # of the logistic distribution
+LEVEL = math.log(LARGEST_SCALE / LEAST_SCALE) / (LEVELS - 1)
+SCALES = [LEAST_SCALE * math.exp(LEVEL * level) for level in range(LEVELS)]
+
+
+class _Straight(torch.autograd.Function):
+    """Rounds half up; gradients pass as if it did not (Bengio, Léonard & Courville 2013)."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.floor(x + 0.5)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Within(torch.autograd.Function):
+    """Clamps; a gradient that leads back inside passes, one that leads farther out does not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limits = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.limits
+        stays = ((x >= low) | (gradient < 0)) & ((x <= high) | (gradient > 0))
+        return gradient * stays, None, None
+
+
+def within(x: Tensor, low: float, high: float) -> Tensor:
+    result: Tensor = _Within.apply(x, low, high)  # type: ignore[no-untyped-call]  # see rounded
+    return result
+
+
+def rounded(x: Tensor) -> Tensor:
+    result: Tensor = _Straight.apply(x)  # type: ignore[no-untyped-call]  # torch has no types for it
+    return result
+
+
+class IntegerConv(nn.Module):
+    """floor(2^-k (W x + b) + 1/2) with integer W, b, k and x, carried in float32.
+
+    Every partial sum stays below 2^23 for |x| <= ``largest``, so each is exact in whatever order
+    it is summed. factor: of an output's unit over an input's, for each output; unit: of an input.
+    Not ``exact`` it rounds nothing, and otherwise does the same.
+    """
+
+    factor: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, largest: int, unit: int, units: Tensor
+    ) -> None:
+        super().__init__()
+        layer = nn.Conv2d(inputs, outputs, kernel)
+        assert layer.bias is not None
+        self.weight, self.bias = layer.weight, layer.bias
+        self.reach, self.largest, self.unit = kernel // 2, largest, unit
+        self.register_buffer("factor", units / unit, persistent=False)
+
+    def integers(self, exact: bool = True) -> tuple[Tensor, Tensor, float]:
+        """W, b and 2^-k, as the graph has them."""
+        weight = self.weight * self.factor[:, None, None, None]
+        bias = self.bias * self.factor * self.unit
+        with torch.no_grad():
+            total = (weight.abs().flatten(1).sum(1) * self.largest + bias.abs()).max()
+            room = min(WEIGHT / weight.abs().max(), EXACT / 2 / total).item()
+            # Weights that are no numbers give a loss that is none, which training tells.
+            power = 2.0 ** min(14, math.floor(math.log2(room))) if 0 < room < math.inf else 1.0
+        weight, bias = weight * power, bias * power
+        return (rounded(weight), rounded(bias), 1 / power) if exact else (weight, bias, 1 / power)
+
+    def forward(self, x: Tensor, exact: bool) -> Tensor:
+        weight, bias, factor = self.integers(exact)
+        sums = F.conv2d(x, weight, bias, padding=self.reach) * factor
+        return rounded(sums) if exact else sums
+
+
+class HyperEncoder(nn.Module):
+    """Codes (N, C, h, w) -> v (N, c, h / REACH, w / REACH), rounded up; not rounded yet.
+
+    It need not be exact: what it gives is sent.
+    """
+
+    def __init__(self, channels: int, side: int, spatial: bool) -> None:
+        super().__init__()
+        kernel, stride = (3, 2) if spatial else (1, 1)
+        self.first = nn.Conv2d(channels, HIDDEN, kernel, padding=kernel // 2)
+        self.second = nn.Conv2d(HIDDEN, HIDDEN, kernel, stride, padding=kernel // 2)
+        self.third = nn.Conv2d(HIDDEN, side, kernel, stride, padding=kernel // 2)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x = F.leaky_relu(self.first(codes), SLOPE)
+        x = F.leaky_relu(self.second(x), SLOPE)
+        v: Tensor = self.third(x) * SIDE_UNIT
+        return v
+
+
+class HyperDecoder(nn.Module):
+    """v and a plane of ones (N, c + 1, h', w') -> locations, then levels (N, 2 C, h, w).
+
+    A location is in units of 1 / FRACTIONS; the height and width are v's times REACH, of codes
+    (K,) one. The ones tell the borders, and with them where an element lies.
+    """
+
+    def __init__(self, channels: int, side: int, spatial: bool) -> None:
+        super().__init__()
+        self.reach = REACH if spatial else 1
+        kernel = 3 if spatial else 1
+        hidden, planes = torch.full((HIDDEN,), float(UNIT)), PLANES * self.reach**2
+        last = torch.tensor([FRACTIONS, 1 / LEVEL]).repeat_interleave(channels)
+        self.first = IntegerConv(
+            side + 1, planes, kernel, KNOWN, SIDE_UNIT, torch.full((planes,), float(UNIT))
+        )
+        self.second = IntegerConv(PLANES, HIDDEN, 1, TOP, UNIT, hidden)
+        self.third = IntegerConv(HIDDEN, 2 * channels, 1, TOP, UNIT, last)
+        with torch.no_grad():
+            self.third.bias[:channels] = 0.0
+            self.third.bias[channels:] = -math.log(LEAST_SCALE)  # a scale of 1
+
+    def forward(self, side: Tensor, exact: bool = True) -> Tensor:
+        x = self.first(side.clamp(-KNOWN, KNOWN), exact)
+        x = F.pixel_shuffle(x, self.reach).clamp(0, TOP)
+        x = self.second(x, exact).clamp(0, TOP)
+        answer: Tensor = self.third(x, exact)
+        return answer
+
+
+class Hyperprior(nn.Module):
+    """The bits of codes (K,) or (C, h, w), those of their side information included."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        side, spatial = side_channels(shape), len(shape) == 3
+        self.density = Density(side)
+        self.encoder = HyperEncoder(shape[0], side, spatial)
+        self.decoder = HyperDecoder(shape[0], side, spatial)
+
+    @torch.no_grad()
+    def start(self, centres: Tensor) -> None:
+        """Expects elements at their channel's centre, (C,), at first."""
+        self.decoder.third.bias[: len(centres)] = centres
+
+    def bits(self, integers: Tensor, training: bool) -> Tensor:
+        """-log2 P of integers (N, K) or (N, C, h, w), or in training of integers with noise, (N,).
+
+        In training v has noise as well, and the decoder's weights and activations are not rounded:
+        gradients would come through as many roundings as it has layers.
+        """
+        if integers.ndim == 2:
+            integers = integers[:, :, None, None]
+        side = self.encoder(integers)
+        side = side + torch.rand_like(side) - 0.5 if training else rounded(side)
+        side = side.clamp(-KNOWN, KNOWN)
+        bits = self.density.bits(side).flatten(1).sum(1)
+        known = torch.cat([side, torch.ones_like(side[:, :1])], 1)
+        answer = self.decoder(known, exact=not training)
+        height, width = integers.shape[2:]
+        location, level = answer[:, :, :height, :width].chunk(2, 1)
+        return bits + _bits(integers - location / FRACTIONS, level).flatten(1).sum(1)
+
+
+def _bits(distance: Tensor, level: Tensor) -> Tensor:
+    """-log2 of the logistic distribution's mass within 1/2 of ``distance`` from its location."""
+    level = within(level, 0, LEVELS - 1)
+    precision = torch.exp(-LEVEL * level) / LEAST_SCALE
+    distance = distance.abs()
+    upper, lower = (0.5 - distance) * precision, (-0.5 - distance) * precision
+    p = torch.sigmoid(upper) - torch.sigmoid(lower)
+    return -torch.log2(p.clamp_min(LEAST))

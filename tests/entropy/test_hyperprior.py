@@ -1,0 +1,272 @@
+"""The hyperprior, on real codes and on any integers."""
+
+from __future__ import annotations
+
+import lzma
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressor.archive.blocks import HEADER_SIZE, pack
+from compressor.bottleneck.bottleneck import Bottleneck
+from compressor.bottleneck.hyperprior import EXACT, SCALES, SIDE_UNIT, TOP, UNIT, Hyperprior
+from compressor.entropy.coder import decode, encode
+from compressor.entropy.hyperprior import KNOWN, REACH, HyperTables, side_channels
+from compressor.entropy.networks import OnnxNetworks
+from compressor.entropy.prior import Prior
+from compressor.entropy.stored import read_prior
+from compressor.errors import ArchiveError, ModelError
+from compressor.export.hyperprior import export_hyperprior
+
+INT32 = np.iinfo(np.int32)
+SHAPES = [(32,), (45,), (32, 1, 1), (9, 1, 4), (8, 7, 7)]
+Files = dict[str, bytes]
+
+
+def untrained(shape: tuple[int, ...], factor: float = 3.0) -> Bottleneck:
+    torch.manual_seed(0)
+    bottleneck = Bottleneck(shape, "hyperprior", 0.01)
+    assert isinstance(bottleneck.prior, Hyperprior)
+    with torch.no_grad():
+        for parameter in bottleneck.prior.parameters():
+            parameter.mul_(factor)  # so that answers differ from place to place
+    return bottleneck
+
+
+def files_of(bottleneck: Bottleneck) -> Files:
+    graphs = export_hyperprior(bottleneck.prior)
+    return {f"{name}.onnx": graph.SerializeToString() for name, graph in graphs.items()}
+
+
+def networks_of(bottleneck: Bottleneck, files: Files) -> OnnxNetworks:
+    channels = bottleneck.prior.encoder.first.in_channels
+    return OnnxNetworks(channels, bottleneck.prior.density.channels, files.__getitem__)
+
+
+def learned(bottleneck: Bottleneck, codes) -> tuple[HyperTables, Files]:
+    files = files_of(bottleneck)
+    return HyperTables.learn(codes, SCALES, networks_of(bottleneck, files)), files
+
+
+@pytest.fixture(scope="module")
+def trained(train_codes) -> tuple[Bottleneck, HyperTables, Files]:
+    """The bits alone, minimised on real codes."""
+    bottleneck = untrained((8, 7, 7), 1.0)
+    integers = torch.from_numpy(train_codes[:2000]).float()
+    optimiser = torch.optim.Adam(bottleneck.parameters(), 5e-3)
+    for step in range(300):
+        batch = integers[step * 64 % 1920 :][:64]
+        optimiser.zero_grad()
+        bottleneck.bits(batch, training=True).mean().backward()
+        optimiser.step()
+    bottleneck.settle(integers)
+    return bottleneck, *learned(bottleneck, train_codes)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_graphs_are_torchs_networks(shape) -> None:
+    """To the last integer where it matters; side information may round as it likes."""
+    bottleneck = untrained(shape)
+    networks = networks_of(bottleneck, files_of(bottleneck))
+    size = shape[1:] or (1, 1)
+    codes = torch.randint(-30, 30, (5, shape[0], *size)).float()
+    side = networks.side(codes.numpy())
+    with torch.no_grad():
+        wanted = bottleneck.prior.encoder(codes).clamp(-KNOWN, KNOWN).numpy()
+    assert np.abs(side - wanted).max() < 0.51
+    known = torch.randint(-300, 300, (5, side.shape[1] + 1, *side.shape[2:])).float()
+    with torch.no_grad():
+        expected = bottleneck.prior.decoder(known).numpy()
+    assert np.array_equal(networks.expected(known.numpy()), expected)
+    assert len(np.unique(expected)) > 2
+
+
+@pytest.mark.parametrize("shape", [(8, 7, 7), (40,)])
+def test_the_decoder_is_what_integers_give(shape) -> None:
+    """Written out in 64-bit integers, and no partial sum leaves float32's exact range."""
+    prior = untrained(shape).prior
+    known = torch.randint(-300, 300, (2, prior.density.channels + 1, 2, 2))
+    with torch.no_grad():
+        answer = prior.decoder(known.float()).numpy()
+    x = known.clamp(-KNOWN, KNOWN).numpy().astype(np.int64)
+    for layer in (prior.decoder.first, prior.decoder.second, prior.decoder.third):
+        with torch.no_grad():
+            weight, bias, factor = (
+                v.numpy() if torch.is_tensor(v) else v for v in layer.integers()
+            )
+        assert np.array_equal(weight, np.rint(weight))
+        most = np.abs(weight).sum((1, 2, 3)) * layer.largest + np.abs(bias)
+        assert most.max() < EXACT
+        weight, power = weight.astype(np.int64), round(np.log2(1 / factor))
+        x = np.pad(x, [(0, 0), (0, 0), *[(layer.reach, layer.reach)] * 2])
+        windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], (2, 3))
+        total = np.einsum("nchwij,ocij->nohw", windows, weight)
+        total += bias.astype(np.int64)[:, None, None]
+        x = (2 * total + (1 << power)) >> (power + 1)
+        if layer is prior.decoder.first:
+            n, c, h, w = x.shape
+            r = prior.decoder.reach
+            x = x.reshape(n, c // r**2, r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
+            x = x.reshape(n, c // r**2, h * r, w * r)
+        if layer is not prior.decoder.third:
+            x = x.clip(0, TOP)
+    assert np.array_equal(x, answer)
+    assert all(unit & (unit - 1) == 0 for unit in (UNIT, SIDE_UNIT, REACH))
+
+
+def test_unrounded_it_is_nearly_the_same() -> None:
+    """What training sees is what use gives, but for rounding."""
+    prior = untrained((8, 7, 7), 1.0).prior
+    known = torch.randint(-20, 20, (4, prior.density.channels + 1, 2, 2)).float()
+    with torch.no_grad():
+        exact, real = prior.decoder(known), prior.decoder(known, exact=False)
+    assert (exact - real).abs().mean() < 0.5
+    assert (exact - real).abs().max() < 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(SHAPES), st.integers(0, 6), st.integers(0, 2**32 - 1))
+def test_any_integers_come_back(shape, count, seed) -> None:
+    random = np.random.default_rng(seed)
+    bottleneck = untrained(shape)
+    near = random.integers(-9, 10, (20, *shape)).astype(np.int32)
+    prior, files = learned(bottleneck, near)
+    prior = read_prior(prior.to_bytes(), files.__getitem__)
+    codes = random.integers(-9, 10, (count, *shape)).astype(np.int32)
+    codes[random.random(codes.shape) < 0.1] = random.choice([INT32.min, INT32.max, 5000])
+    decoded = decode(encode(codes, prior), count, shape, prior)
+    assert decoded.dtype == np.int32
+    assert np.array_equal(decoded, codes)
+
+
+def test_real_codes_take_what_the_loss_says_and_less_than_without(
+    trained, train_codes, test_codes
+) -> None:
+    bottleneck, prior, _ = trained
+    codes = test_codes[:256]
+    payload = encode(codes, prior)
+    assert np.array_equal(decode(payload, 256, codes.shape[1:], prior), codes)
+    assert len(payload) * 8 <= 1.002 * prior.ideal_bits(codes) + 64
+    integers = torch.from_numpy(codes).float()
+    with torch.no_grad():
+        loss = bottleneck.bits(integers).sum().item()
+    assert len(payload) * 8 <= 1.02 * loss  # tables also know what the loss has still to learn
+    assert len(payload) * 8 < 0.97 * Prior.learn(train_codes).ideal_bits(codes)
+
+
+def test_a_block_and_its_ideal_bits_take_one_run_of_each_network(trained, test_codes) -> None:
+    prior, codes = trained[1], test_codes[:20]
+    runs = []
+
+    class Counting:
+        def side(self, values):
+            runs.append("side")
+            return prior.networks.side(values)
+
+        def expected(self, side):
+            runs.append("expected")
+            return prior.networks.expected(side)
+
+    counted = HyperTables(8, prior.first, prior.own.tables, prior.chosen, Counting())
+    frame, bits = pack(codes, 28, 28, counted)
+    assert runs == ["side", "expected"]
+    assert frame[HEADER_SIZE:] == encode(codes, prior)
+    assert bits == prior.ideal_bits(codes)
+
+
+def test_decoding_asks_for_the_decoder_alone(trained, test_codes) -> None:
+    _, prior, files = trained
+    decoding = {"hyper_decoder.onnx": files["hyper_decoder.onnx"]}
+    again = read_prior(prior.to_bytes(), decoding.__getitem__)
+    payload = encode(test_codes[:9], prior)
+    assert np.array_equal(decode(payload, 9, (8, 7, 7), again), test_codes[:9])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 4), (14, 14)])
+def test_codes_of_another_size_go_through(trained, size) -> None:
+    prior = trained[1]
+    codes = np.random.default_rng(0).integers(-5, 6, (3, 8, *size)).astype(np.int32)
+    assert np.array_equal(decode(encode(codes, prior), 3, (8, *size), prior), codes)
+
+
+def test_codes_that_the_prior_never_saw_are_refused(trained) -> None:
+    for shape in [(7, 7, 7), (8,), (392,)]:
+        with pytest.raises(ModelError, match="it cannot code"):
+            decode(b"", 1, shape, trained[1])
+
+
+def test_stored_it_is_small_and_the_same(trained) -> None:
+    _, prior, files = trained
+    content = prior.to_bytes()
+    again = read_prior(content, files.__getitem__)
+    assert again.to_bytes() == content
+    assert len(lzma.compress(content)) < 6000
+
+
+def test_damage_gives_other_codes_or_an_archive_error(trained, test_codes) -> None:
+    prior = trained[1]
+    payload = encode(test_codes[:2], prior)
+    for position in range(0, len(payload), 3):
+        damaged = bytearray(payload)
+        damaged[position] ^= 0x55
+        try:
+            decoded = decode(bytes(damaged), 2, (8, 7, 7), prior)
+        except ArchiveError:
+            continue
+        assert not np.array_equal(decoded, test_codes[:2])
+
+
+def refused(content: bytes, files: Files) -> bool:
+    try:
+        read_prior(content, files.__getitem__)
+    except ModelError:
+        return True
+    return False
+
+
+def test_a_stored_prior_cut_short_or_altered_is_sound_or_refused(trained) -> None:
+    _, prior, files = trained
+    content = prior.to_bytes()
+    assert all(refused(content[:size], files) for size in range(0, len(content), 11))
+    assert refused(content + b"\0", files)
+    head = len(content) - len(prior.first.to_bytes())
+    for position in range(5, min(head, 400)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        refused(bytes(damaged), files)  # never another error
+
+
+def test_another_models_networks_are_refused(trained, test_codes) -> None:
+    _, prior, files = trained
+    other = files_of(untrained((45, 7, 7)))
+    content = prior.to_bytes()
+    assert refused(content, other)
+    assert refused(content, {"hyper_decoder.onnx": b"no graph"})
+    mixed = files | {"hyper_encoder.onnx": other["hyper_encoder.onnx"]}
+    with pytest.raises(ModelError, match=r"hyper_encoder\.onnx does not belong"):
+        encode(test_codes[:2], read_prior(content, mixed.__getitem__))
+
+
+def test_small_codes_have_none() -> None:
+    assert side_channels((8,)) == 0
+    assert not isinstance(Bottleneck((8,), "hyperprior", 0.1).prior, Hyperprior)
+
+
+@pytest.mark.parametrize("damage", ["nan", "huge", "channels"])
+def test_a_damaged_network_is_a_model_error(trained, test_codes, damage) -> None:
+    _, prior, files = trained
+    graph = onnx.load_from_string(files["hyper_decoder.onnx"])
+    (bias,) = (t for t in graph.graph.initializer if t.name == "third_sum_1")
+    values = onnx.numpy_helper.to_array(bias).copy()
+    if damage == "channels":
+        graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 99
+    else:
+        values[:] = {"nan": np.nan, "huge": 1e30}[damage]
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    damaged_files = files | {"hyper_decoder.onnx": graph.SerializeToString()}
+    with pytest.raises(ModelError):
+        encode(test_codes[:2], read_prior(prior.to_bytes(), damaged_files.__getitem__))
