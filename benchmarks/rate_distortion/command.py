@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cells import Cell, Cells
+from .cells import Cell, Cells, write_results
 from .compressai import compressai_cells
 from .datasets import DATASETS, Prepared
-from .ours import our_cells
+from .ours import LONGER, our_cells
 from .pca import pca_cells
 from .report import Found, write_report
 from .rivals import rival_cells, slow_cells
 
-KINDS = ("rivals", "slow", "pca", "ours", "compressai")
+RESULTS = Path(__file__).parents[2] / "docs" / "compression.jsonl"
+KINDS = ("rivals", "slow", "pca", "ours", "longer", "compressai")
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Bench:
     data: Path
     work: Path
     seconds: float
+    longer: float
     python: Path | None
 
     @property
     def cells(self) -> Cells:
-        return Cells(self.work / "cells")
+        return Cells(self.work / "cells", RESULTS)
 
     def prepared(self, name: str) -> Prepared:
         return Prepared(DATASETS[name], self.data, self.work)
@@ -45,6 +47,8 @@ class Bench:
             return pca_cells(data)
         if kind == "ours":
             return our_cells(data, self.seconds, self.work / "models")
+        if kind == "longer":
+            return our_cells(data, self.longer, self.work / "models", LONGER)
         return compressai_cells(data, self.seconds, self.cells, self.python)
 
     def found(self, name: str) -> Found:
@@ -80,6 +84,7 @@ def main() -> None:
         "--cells", choices=KINDS, nargs="+", help="all that can be measured; with --report none"
     )
     parser.add_argument("--seconds", type=float, default=600, help="of each training; 600")
+    parser.add_argument("--longer", type=float, default=1800, help="of our longer ones; 1800")
     parser.add_argument("--compressai", type=Path, help="the Python that has CompressAI")
     parser.add_argument("--report", action="store_true", help="write tables and plot into docs/")
     arguments = parser.parse_args()
@@ -88,9 +93,17 @@ def main() -> None:
     kinds = arguments.cells or ([] if arguments.report else list(KINDS))
     if "compressai" in (arguments.cells or []) and arguments.compressai is None:
         parser.error("--cells compressai needs --compressai PYTHON")
-    bench = Bench(Path(arguments.data), arguments.work, arguments.seconds, arguments.compressai)
+    bench = Bench(
+        Path(arguments.data),
+        arguments.work,
+        arguments.seconds,
+        arguments.longer,
+        arguments.compressai,
+    )
     if arguments.compressai is None:
         kinds = [kind for kind in kinds if kind != "compressai"]
     bench.run(arguments.only, kinds)
     if arguments.report:
-        write_report([bench.found(name) for name in arguments.only], arguments.seconds)
+        found = [bench.found(name) for name in arguments.only]
+        write_results(RESULTS, [pair for data in found for pair in data.cells])
+        write_report(found, arguments.seconds, arguments.longer)

@@ -24,7 +24,7 @@ MODELS = {
 }
 WIDTHS = (32, 64)
 # Squared error of an image, pixels in [0, 1], that a bit must save.
-RATES = (0.05, 0.022, 0.01, 0.0045, 0.002, 0.0009)
+RATES = (0.05, 0.02, 0.008, 0.003, 0.001)
 MIDDLE = RATES[2]
 
 

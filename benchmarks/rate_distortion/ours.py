@@ -18,13 +18,16 @@ from .datasets import Prepared, images_of
 
 # What is trained: the plugin, its setting that trades bits for quality, the settings of all data
 # sets, and for each of them that setting's values and further settings.
+OURS, LONGER = "ours", "ours, longer"  # as long as CompressAI's models, and longer
 PLUGIN = "codec"
 RATE = "rate"
 SETTINGS: dict[str, Any] = {
     "patience": 1000,
     "calibration": 0,
     "validation": 0.02,
-    "batch_size": 32,
+    "batch_size": 64,
+    "learning_rate": 0.004,
+    "precision": "bf16-mixed",
 }
 SMALL = {"patch": 4, "widths": [96], "depth": 4}
 RATES = (0.02, 0.003, 0.05, 0.008, 0.001)
@@ -47,14 +50,14 @@ ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
 }
 
 
-def our_cells(data: Prepared, seconds: float, models: Path) -> Iterator[Cell]:
+def our_cells(data: Prepared, seconds: float, models: Path, method: str = OURS) -> Iterator[Cell]:
     """A model for each value; it stays in ``models`` under the cell's name."""
     rates, further = ROWS[data.name]
     for rate in rates:
         settings = {**SETTINGS, **further, RATE: rate}
         key = {
             "data": data.name,
-            "method": "ours",
+            "method": method,
             "test": data.test_digest,
             "train": data.train_digest,
             "plugin": PLUGIN,

@@ -25,7 +25,8 @@ STYLES: dict[str, dict[str, object]] = {
     "bmshj2018-hyperprior": {"color": "#8c5a00", "marker": "."},
     "bmshj2018-factorized, published": {"color": "#e69f00", "linestyle": "--"},
     "bmshj2018-hyperprior, published": {"color": "#8c5a00", "linestyle": "--"},
-    "ours": {"color": "#d00000", "marker": "o", "markersize": 4, "linewidth": 2.2},
+    "ours, longer": {"color": "#d00000", "marker": "o", "markersize": 4, "linewidth": 2.2},
+    "ours": {"color": "#ff8080", "marker": "o", "markersize": 3},
 }
 
 

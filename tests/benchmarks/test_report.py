@@ -77,11 +77,11 @@ def test_the_report_replaces_only_what_is_its_own(found, tmp_path, monkeypatch):
     page = tmp_path / "benchmarks.md"
     page.write_text(f"before\n{START}OLD TABLE\n{END}after\n")
     for _ in range(2):
-        write_report([found], 60)
+        write_report([found], 60, 600)
     text = page.read_text()
     assert text.startswith(f"before\n{START}") and text.endswith(f"{END}after\n")
     assert "OLD TABLE" not in text and text.count("### clothes") == 1
     assert "The best codec: 18 to 38 dB AVIF, mosaic, quality *, speed 0." in text
     svg = (tmp_path / "compression.svg").read_bytes()
-    write_report([found], 60)
+    write_report([found], 60, 600)
     assert (tmp_path / "compression.svg").read_bytes() == svg
