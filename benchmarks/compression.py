@@ -1,8 +1,8 @@
 """Rate and distortion of our models, of the usual codecs, of PCA and of CompressAI's models.
 
 Usage: python benchmarks/compression.py --data FOLDER --work FOLDER [--only DATASET ...]
-           [--cells rivals slow pca ours longer compressai] [--seconds S] [--longer S]
-           [--compressai PYTHON] [--report]
+           [--cells rivals slow pca ours longer bmshj2018-factorized bmshj2018-hyperprior]
+           [--seconds S] [--longer S] [--compressai PYTHON] [--report]
 
 FOLDER after --data (or the environment variable COMPRESSOR_DATA) holds the files that
 rate_distortion/datasets.py names. The work folder gets the images as arrays, models, and cells: a
@@ -15,7 +15,7 @@ cells that there are.
 CompressAI needs an environment of its own, since it wants NumPy below 2:
 
     python3.11 -m venv PLACE && PLACE/bin/pip install compressai==1.2.8 'numpy<2' torch==2.13.0
-    python benchmarks/compression.py ... --cells compressai --compressai PLACE/bin/python
+    python benchmarks/compression.py ... --compressai PLACE/bin/python
 """
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cells import Cell, Cells, write_results
-from .compressai import compressai_cells
+from .compressai import MODELS, compressai_cells
 from .datasets import DATASETS, Prepared
 from .ours import LONGER, our_cells
 from .pca import pca_cells
@@ -18,7 +18,7 @@ from .report import Found, write_report
 from .rivals import rival_cells, slow_cells
 
 RESULTS = Path(__file__).parents[2] / "docs" / "compression.jsonl"
-KINDS = ("rivals", "slow", "pca", "ours", "longer", "compressai")
+KINDS = ("rivals", "slow", "pca", "ours", "longer", *MODELS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Bench:
             return our_cells(data, self.seconds, self.work / "models")
         if kind == "longer":
             return our_cells(data, self.longer, self.work / "models", LONGER)
-        return compressai_cells(data, self.seconds, self.cells, self.python)
+        return compressai_cells(data, kind, self.seconds, self.cells, self.python)
 
     def found(self, name: str) -> Found:
         """The cells that were measured."""
@@ -91,8 +91,8 @@ def main() -> None:
     if arguments.data is None:
         parser.error("give --data or set COMPRESSOR_DATA")
     kinds = arguments.cells or ([] if arguments.report else list(KINDS))
-    if "compressai" in (arguments.cells or []) and arguments.compressai is None:
-        parser.error("--cells compressai needs --compressai PYTHON")
+    if {*MODELS} & {*(arguments.cells or [])} and arguments.compressai is None:
+        parser.error(f"--cells {' '.join(MODELS)} need --compressai PYTHON")
     bench = Bench(
         Path(arguments.data),
         arguments.work,
@@ -101,7 +101,7 @@ def main() -> None:
         arguments.compressai,
     )
     if arguments.compressai is None:
-        kinds = [kind for kind in kinds if kind != "compressai"]
+        kinds = [kind for kind in kinds if kind not in MODELS]
     bench.run(arguments.only, kinds)
     if arguments.report:
         found = [bench.found(name) for name in arguments.only]

@@ -29,19 +29,18 @@ MIDDLE = RATES[2]
 
 
 def compressai_cells(
-    data: Prepared, seconds: float, cells: Cells, python: Path | None
+    data: Prepared, method: str, seconds: float, cells: Cells, python: Path | None
 ) -> Iterator[Cell]:
     """The cells of both widths at the middle rate, and, once those are measured, the others."""
-    for method in MODELS:
-        trials = [_cell(data, method, width, MIDDLE, seconds, python) for width in WIDTHS]
-        yield from trials
-        found = [cells.find(trial) for trial in trials]
-        losses = [_loss(data, figures) for figures in found if figures]
-        if len(losses) == len(WIDTHS):
-            width = WIDTHS[int(np.argmin(losses))]
-            for rate in RATES:
-                if rate != MIDDLE:
-                    yield _cell(data, method, width, rate, seconds, python)
+    trials = [_cell(data, method, width, MIDDLE, seconds, python) for width in WIDTHS]
+    yield from trials
+    found = [cells.find(trial) for trial in trials]
+    losses = [_loss(data, figures) for figures in found if figures]
+    if len(losses) == len(WIDTHS):
+        width = WIDTHS[int(np.argmin(losses))]
+        for rate in RATES:
+            if rate != MIDDLE:
+                yield _cell(data, method, width, rate, seconds, python)
 
 
 def _cell(

@@ -29,24 +29,17 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.004,
     "precision": "bf16-mixed",
 }
-SMALL = {"patch": 4, "widths": [96], "depth": 4}
 RATES = (0.02, 0.003, 0.05, 0.008, 0.001)
+GREY = {"widths": [96], "latent": 16}
+COLOUR = {"widths": [96], "latent": 24}
+LARGER = {"widths": [96, 128], "depth": 3, "latent": 48}
 ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
-    "fashion-mnist": (RATES, SMALL),
-    "mnist": (RATES, SMALL),
-    "cifar-10": (RATES, SMALL),
-    "crops": (RATES, {"patch": 4, "widths": [96, 128], "depth": 3}),
-    "eurosat": (RATES, {"patch": 4, "widths": [96, 128], "depth": 3}),
-    "kodak": (
-        (0.3, 0.1, 0.03, 0.01, 0.003),
-        {
-            "patch": 4,
-            "widths": [96, 128, 192],
-            "depth": 3,
-            "latent": 96,
-            "batch_size": 8,
-        },
-    ),
+    "fashion-mnist": (RATES, GREY),
+    "mnist": (RATES, GREY),
+    "cifar-10": (RATES, COLOUR),
+    "crops": (RATES, LARGER),
+    "eurosat": (RATES, LARGER),
+    "kodak": (RATES, {**LARGER, "batch_size": 8}),
 }
 
 
