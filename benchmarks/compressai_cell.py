@@ -56,12 +56,18 @@ def main() -> None:
     print(json.dumps(measured(net, arguments.test) | {"seconds": spent, "steps": steps}))
 
 
-def network(name: str, width: int, channels: int) -> Any:
-    # CompressAI lists the transforms of torchvision, which no model needs. PyPI's torchvision is
-    # built for CUDA and cannot be imported beside a torch for CPUs.
+def without_torchvision() -> None:
+    """CompressAI lists the transforms of torchvision, which no model needs.
+
+    PyPI's torchvision is built for CUDA and cannot be imported beside a torch for CPUs.
+    """
     torchvision, transforms = (ModuleType(f"torchvision{leaf}") for leaf in ("", ".transforms"))
     torchvision.__dict__["transforms"] = transforms
     sys.modules |= {module.__name__: module for module in (torchvision, transforms)}
+
+
+def network(name: str, width: int, channels: int) -> Any:
+    without_torchvision()
     from compressai import models
     from compressai.models.utils import conv, deconv
 

@@ -1,16 +1,22 @@
 """How much of bare inference the pipeline keeps: compress and decompress against session.run loops.
 
 Usage: python benchmarks/throughput.py [--model MODEL] [--images N] [--rounds R]
+           [--compressai PYTHON]
        python benchmarks/throughput.py --memory [--model MODEL]
 
 In every round, one after the other: the verb compress from an .npy file to an archive on disk, the
 verb decompress from that archive to an .npy file, the shuffled stream of compressor.datasets over
 it, and loops of nothing but ``session.run`` over the same graphs and images, already in memory, in
 the batches that the engine uses. The loops run in ONNX Runtime's default setting (one caller,
-operators on all cores) and in the engine's (a thread a core, each with its own batches); the faster
-of the two is "bare". Ratios are within a round. Then, one core each, the entropy coder alone on the
-model's codes, in millions of symbols a second, and what other codecs take for mosaic sheets of the
-same images (WebP method 6, AVIF speed 4, JPEG-XL effort 7).
+operators on all cores) and in the engine's (a thread a core, each with its own batches). "Bare" is
+the faster of the two, and the time of a hyperprior's networks, on all cores, added to it. Ratios
+are within a round.
+
+Then the entropy coder alone on the model's codes, one core, in millions of symbols a second; what a
+hyperprior's networks say is known beforehand. What other codecs take for mosaic sheets of the same
+images, one core (WebP method 6, AVIF speed 4, JPEG-XL effort 7). And, with the Python of an
+environment that has CompressAI (benchmarks/compression.py says how to make one), compress() and
+decompress() of its entropy bottleneck around the model's own networks, on all cores.
 
 With --memory: the peak memory of compress and decompress for ten thousand and for a million images,
 each in a process of its own.
@@ -19,13 +25,14 @@ each in a process of its own.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,6 +47,8 @@ from compressor.engine.engine import batch_size
 from compressor.engine.pipeline import worker_count
 from compressor.engine.providers import choose_device
 from compressor.entropy import coder
+from compressor.entropy.hyperprior import HyperTables, Networks
+from compressor.entropy.tables import Codes
 from compressor.model import Model
 from compressor.report.rivals import CODECS, Codec, mosaic
 from compressor.spec import size_of
@@ -52,16 +61,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model; without one, a small one is trained")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compressai", type=Path, help="the Python that has CompressAI")
     parser.add_argument("--memory", action="store_true", help="peak memory, and nothing else")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.memory:
             memory(arguments.model, Path(folder))
         else:
-            run(arguments.model, arguments.images, arguments.rounds, Path(folder))
+            run(
+                arguments.model,
+                arguments.images,
+                arguments.rounds,
+                arguments.compressai,
+                Path(folder),
+            )
 
 
-def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
+def run(model: Path | None, count: int, rounds: int, compressai: Path | None, folder: Path) -> None:
     """Prints a line for each figure: the median, and the least and the most of all rounds."""
     images = sample_images(count)
     np.save(folder / "images.npy", images)
@@ -93,8 +109,14 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
         note("stream", lambda: deque(ArchiveStream(folder / "archive"), 0))
         note("decoder, ORT default", default_loop(opened, "decoder", codes))
         note("decoder, thread a core", parallel_loop(opened, "decoder", codes))
+        if isinstance(opened.prior, HyperTables):
+            note("hyperprior's encoder", hyper_loop(opened.prior, codes, decoding=False))
+            note("hyperprior's decoder", hyper_loop(opened.prior, codes, decoding=True))
         for name, job, amount in [*entropy_jobs(opened, codes), *rival_jobs(images)]:
             note(name, job, amount)
+        if compressai is not None:
+            for name, value in compressai_speed(compressai, model, images[:5000], folder).items():
+                measured.setdefault(f"CompressAI {name}", []).append(value)
 
     print(f"{count:,} images, {rounds} rounds, {worker_count()} cores: images/s")
     for name, values in measured.items():
@@ -102,11 +124,16 @@ def run(model: Path | None, count: int, rounds: int, folder: Path) -> None:
         print(line(name, values, unit))
     pairs = zip(measured["stream"], measured["decompress"], strict=True)
     print(line("stream / decompress", [stream / verb for stream, verb in pairs], "{:.2f}"))
-    for verb, graph in (("compress", "encoder"), ("decompress", "decoder")):
-        loops = zip(
-            measured[f"{graph}, ORT default"], measured[f"{graph}, thread a core"], strict=True
-        )
-        ratios = [ours / max(bare) for ours, bare in zip(measured[verb], loops, strict=True)]
+    hyper = ["hyperprior's encoder", "hyperprior's decoder"]
+    for verb, graph, further in (
+        ("compress", "encoder", hyper),
+        ("decompress", "decoder", hyper[1:]),
+    ):
+        ratios = []
+        for turn, ours in enumerate(measured[verb]):
+            loops = [measured[f"{graph}, {how}"][turn] for how in ("ORT default", "thread a core")]
+            others = [measured[name][turn] for name in further if name in measured]
+            ratios.append(ours * sum(1 / rate for rate in (max(loops), *others)))
         print(line(f"{verb} / bare {graph}", ratios, "{:.2f}"))
 
 
@@ -125,19 +152,47 @@ def trained(folder: Path) -> Path:
 Job = tuple[str, Callable[[], Any], float]
 
 
+class Answered:
+    """A hyperprior's networks whose answers are known, block by block."""
+
+    def __init__(self, networks: Networks, blocks: Sequence[Codes]) -> None:
+        self.sides = [networks.side(block.astype(np.float32)) for block in blocks]
+        known = [
+            np.pad(side, [(0, 0), (0, 1), *[(0, 0)] * 2], constant_values=1) for side in self.sides
+        ]
+        self.answers = [networks.expected(side) for side in known]
+        self.number = 0
+
+    def side(self, codes: Any) -> Any:
+        return self.sides[self.number]
+
+    def expected(self, side: Any) -> Any:
+        return self.answers[self.number]
+
+
 def entropy_jobs(model: Model, codes: npt.NDArray[Any]) -> list[Job]:
     """The coder on blocks of 256 images, one thread."""
     blocks = [codes[start : start + 256] for start in range(0, min(len(codes), 20_000), 256)]
     payloads = [coder.encode(block, model.prior) for block in blocks]
     millions = sum(block.size for block in blocks) / 1e6
+    prior, answered = model.prior, None
+    if isinstance(prior, HyperTables):
+        answered = Answered(prior.networks, blocks)
+        prior = HyperTables(prior.channels, prior.first, prior.own.tables, prior.chosen, answered)
+
+    def in_turn() -> Iterator[tuple[Codes, bytes]]:
+        for number, pair in enumerate(zip(blocks, payloads, strict=True)):
+            if answered is not None:
+                answered.number = number
+            yield pair
 
     def encode() -> None:
-        for block in blocks:
-            coder.encode(block, model.prior)
+        for block, _ in in_turn():
+            coder.encode(block, prior)
 
     def decode() -> None:
-        for block, payload in zip(blocks, payloads, strict=True):
-            coder.decode(payload, len(block), block.shape[1:], model.prior)
+        for block, payload in in_turn():
+            coder.decode(payload, len(block), block.shape[1:], prior)
 
     return [("entropy encoder", encode, millions), ("entropy decoder", decode, millions)]
 
@@ -189,6 +244,51 @@ def line(name: str, values: list[float], form: str) -> str:
         form.format(value) for value in (min(values), statistics.median(values), max(values))
     )
     return f"{name:<26} {middle:>9}  ({low} to {high})"
+
+
+def hyper_loop(prior: HyperTables, codes: Codes, decoding: bool) -> Callable[[], None]:
+    """One of a hyperprior's two networks, in blocks of 256, a thread a core."""
+    blocks = [codes[start : start + 256].astype(np.float32) for start in range(0, len(codes), 256)]
+    run: Callable[[Any], Any] = prior.networks.side
+    if decoding:
+        sides = [prior.networks.side(block) for block in blocks]
+        ones = [np.ones_like(side[:, :1]) for side in sides]
+        blocks = [np.concatenate(pair, 1) for pair in zip(sides, ones, strict=True)]
+        run = prior.networks.expected
+
+    def loop() -> None:
+        with ThreadPoolExecutor(worker_count()) as pool:
+            deque(pool.map(run, blocks), 0)
+
+    return loop
+
+
+def compressai_speed(
+    python: Path, model: Path, images: npt.NDArray[np.uint8], folder: Path
+) -> dict[str, float]:
+    """Images a second of compress and decompress."""
+    import torch
+
+    from compressor.export.graphs import Decoder, Encoder
+    from compressor.training.restore import restore
+
+    restored = restore(model)
+    restored.bottleneck = None
+    steps = torch.tensor(Model.open(model).manifest.quantiser["steps"]).reshape(-1, 1, 1)
+    encoder, decoder = Encoder(restored, steps), Decoder(restored, steps)
+    encoder.forward = encoder.scaled  # type: ignore[method-assign]  # CompressAI rounds
+    batch = torch.export.Dim("N")
+    with torch.no_grad():
+        few = torch.from_numpy(images[:2])
+        for name, module, values in (("f", encoder, few), ("g", decoder, encoder.scaled(few))):
+            program = torch.export.export(module.eval(), (values,), dynamic_shapes=({0: batch},))
+            torch.export.save(program, folder / f"{name}.pt2")
+    np.save(folder / "few.npy", images)
+    script = Path(__file__).parent / "compressai_speed.py"
+    command = [python, script, folder / "f.pt2", folder / "g.pt2", folder / "few.npy"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rates: dict[str, float] = json.loads(told)
+    return rates
 
 
 def codes_of(model: Model, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
