@@ -19,7 +19,7 @@ from .hyperprior import Hyperprior
 
 PriorName = Literal["factorised", "hyperprior"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
-SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 600, 64, 5e-3, 100.0
+SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 300, 64, 5e-3, 100.0
 SETTLING_ELEMENTS = 2**19  # of a batch's codes
 WIDEST = 4.0  # step at first, in deviations of its channel: beyond, nothing would come through
 

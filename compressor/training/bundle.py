@@ -40,7 +40,7 @@ from .rate import Aim, places
 from .settings import TrainingSettings
 
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
-PRIOR_ELEMENTS = 2**26  # of the codes that the tables are learned from
+PRIOR_ELEMENTS = 2**24  # of the codes that the tables are learned from
 COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
 GOLDEN = 5
 MEASURED = 256
