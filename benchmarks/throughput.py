@@ -34,6 +34,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,16 @@ class Answered:
         known = [
             np.pad(side, [(0, 0), (0, 1), *[(0, 0)] * 2], constant_values=1) for side in self.sides
         ]
-        self.answers = [networks.expected(side) for side in known]
+        self.answers = [
+            networks.expected(side, *block.shape[2:])
+            for side, block in zip(known, blocks, strict=True)
+        ]
         self.number = 0
 
     def side(self, codes: Any) -> Any:
         return self.sides[self.number]
 
-    def expected(self, side: Any) -> Any:
+    def expected(self, side: Any, height: int, width: int) -> Any:
         return self.answers[self.number]
 
 
@@ -254,7 +258,7 @@ def hyper_loop(prior: HyperTables, codes: Codes, decoding: bool) -> Callable[[],
         sides = [prior.networks.side(block) for block in blocks]
         ones = [np.ones_like(side[:, :1]) for side in sides]
         blocks = [np.concatenate(pair, 1) for pair in zip(sides, ones, strict=True)]
-        run = prior.networks.expected
+        run = partial(prior.networks.expected, height=codes.shape[2], width=codes.shape[3])
 
     def loop() -> None:
         with ThreadPoolExecutor(worker_count()) as pool:

@@ -20,7 +20,7 @@ from .hyperprior import Hyperprior
 PriorName = Literal["factorised", "hyperprior"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
 SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 300, 64, 5e-3, 100.0
-SETTLING_ELEMENTS = 2**19  # of a batch's codes
+SETTLING_POSITIONS = 2**13  # of a batch's codes
 WIDEST = 4.0  # step at first, in deviations of its channel: beyond, nothing would come through
 
 
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def start(self, code: Tensor, sensitivity: Tensor) -> None:
-        """Takes steps and the centres of densities from an encoder that has learned a little.
+        """Takes steps, and where elements are expected, from an encoder that has learned a little.
 
         sensitivity: for each channel, the distortion that a unit of squared error of one element
         makes. Rounding by d adds d^2/12 times that; where distortion falls as 2^(-2 R), a bit saves
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
         steps = (6 * self.rate / math.log(2) / sensitivity).sqrt()
         steps = steps.clamp(1e-4, 1e4).minimum(WIDEST * deviation.clamp_min(1e-4))
         self.log_steps.copy_(steps.log().reshape(self.log_steps.shape))
-        self.prior.start(mean / steps)
+        self.prior.start(mean / steps, deviation / steps)
         self.started.fill_(True)
 
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
@@ -93,13 +93,14 @@ class Bottleneck(nn.Module):
             return self.prior.bits(integers, training)
         return self.prior.bits(integers).flatten(1).sum(1)
 
+    @torch.enable_grad()
     def settle(self, codes: Tensor) -> None:
         """Fits the prior to integers (N, *shape) as they are in use; f, g and steps stay.
 
         Noise has taught it a density that is smoother than what it is to code.
         """
         self.requires_grad_(True)  # whatever a last phase has frozen
-        count = max(1, min(SETTLING_BATCH, SETTLING_ELEMENTS // codes[0].numel()))
+        count = max(1, min(SETTLING_BATCH, SETTLING_POSITIONS // codes[0, 0].numel()))
         optimiser = torch.optim.Adam(self.prior.parameters(), SETTLING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, SETTLING_RATE, SETTLING_STEPS, pct_start=0.1

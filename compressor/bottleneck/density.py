@@ -32,8 +32,11 @@ class Density(nn.Module):
             self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
 
     @torch.no_grad()
-    def start(self, centres: Tensor) -> None:
-        """Moves the densities, as they are at first, to ``centres``, (C,)."""
+    def start(self, centres: Tensor, deviations: Tensor) -> None:
+        """Moves the densities, as they are at first, to ``centres``, (C,).
+
+        The ``deviations`` they find themselves.
+        """
         self.biases[0].sub_(F.softplus(self.matrices[0]) * centres[:, None, None])
 
     def bits(self, z: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..entropy.hyperprior import FRACTIONS, KNOWN, LEVELS, REACH, side_channels
+from ..entropy.hyperprior import FRACTIONS, LARGEST_SIDE, LEVELS, REACH, side_channels
 from .density import LEAST, Density
 
 UNIT = 16  # hidden activations of the decoder are multiples of 1 / UNIT
@@ -25,7 +25,8 @@ SIDE_UNIT = 4  # v is in units of 1 / SIDE_UNIT of what the encoder gives and th
 HIDDEN = 64
 PLANES = 32  # behind the decoder's first layer, which does the work where v is coarse
 SLOPE = 0.1  # of the encoder's leaky ReLU
-LEAST_SCALE, LARGEST_SCALE = 0.06, 60.0  # of the logistic distribution
+LEAST_SCALE, LARGEST_SCALE = 0.06, 200.0  # of the logistic distribution
+LOGISTIC = math.sqrt(3) / math.pi  # scale of one with deviation 1
 LEVEL = math.log(LARGEST_SCALE / LEAST_SCALE) / (LEVELS - 1)
 SCALES = [LEAST_SCALE * math.exp(LEVEL * level) for level in range(LEVELS)]
 
@@ -59,6 +60,7 @@ class _Within(torch.autograd.Function):
 
 
 def within(x: Tensor, low: float, high: float) -> Tensor:
+    """x, limited, but with gradients that lead back to where it may be."""
     result: Tensor = _Within.apply(x, low, high)  # type: ignore[no-untyped-call]  # see rounded
     return result
 
@@ -85,42 +87,53 @@ class IntegerConv(nn.Module):
         layer = nn.Conv2d(inputs, outputs, kernel)
         assert layer.bias is not None
         self.weight, self.bias = layer.weight, layer.bias
-        self.reach, self.largest, self.unit = kernel // 2, largest, unit
+        self.padding, self.largest, self.unit = kernel // 2, largest, unit
         self.register_buffer("factor", units / unit, persistent=False)
 
-    def integers(self, exact: bool = True) -> tuple[Tensor, Tensor, float]:
-        """W, b and 2^-k, as the graph has them."""
-        weight = self.weight * self.factor[:, None, None, None]
-        bias = self.bias * self.factor * self.unit
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """W and b in the units of input and output."""
+        return self.weight * self.factor[:, None, None, None], self.bias * self.factor * self.unit
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W, b and, for each output, 2^-k (O, 1, 1), as the graph has them."""
+        weight, bias = self.scaled()
         with torch.no_grad():
-            total = (weight.abs().flatten(1).sum(1) * self.largest + bias.abs()).max()
-            room = min(WEIGHT / weight.abs().max(), EXACT / 2 / total).item()
+            largest = weight.abs().flatten(1).amax(1)
+            total = weight.abs().flatten(1).sum(1) * self.largest + bias.abs()
+            room = torch.minimum(WEIGHT / largest, EXACT / 2 / total)
             # Weights that are no numbers give a loss that is none, which training tells.
-            power = 2.0 ** min(14, math.floor(math.log2(room))) if 0 < room < math.inf else 1.0
-        weight, bias = weight * power, bias * power
-        return (rounded(weight), rounded(bias), 1 / power) if exact else (weight, bias, 1 / power)
+            power = (
+                room.nan_to_num(1.0, 2.0**14, 1.0).clamp(2.0**-14, 2.0**14).log2().floor().exp2()
+            )
+        weight, bias = weight * power[:, None, None, None], bias * power
+        return rounded(weight), rounded(bias), 1 / power[:, None, None]
 
     def forward(self, x: Tensor, exact: bool) -> Tensor:
-        weight, bias, factor = self.integers(exact)
-        sums = F.conv2d(x, weight, bias, padding=self.reach) * factor
-        return rounded(sums) if exact else sums
+        if not exact:
+            return F.conv2d(x, *self.scaled(), padding=self.padding)
+        weight, bias, factor = self.integers()
+        return rounded(F.conv2d(x, weight, bias, padding=self.padding) * factor)
 
 
 class HyperEncoder(nn.Module):
     """Codes (N, C, h, w) -> v (N, c, h / REACH, w / REACH), rounded up; not rounded yet.
 
-    It need not be exact: what it gives is sent.
+    It need not be exact: what it gives is sent. It sees how far codes are from ``centres``, beyond
+    the borders, too.
     """
+
+    centres: Tensor
 
     def __init__(self, channels: int, side: int, spatial: bool) -> None:
         super().__init__()
         kernel, stride = (3, 2) if spatial else (1, 1)
+        self.register_buffer("centres", torch.zeros(channels, 1, 1))
         self.first = nn.Conv2d(channels, HIDDEN, kernel, padding=kernel // 2)
         self.second = nn.Conv2d(HIDDEN, HIDDEN, kernel, stride, padding=kernel // 2)
         self.third = nn.Conv2d(HIDDEN, side, kernel, stride, padding=kernel // 2)
 
     def forward(self, codes: Tensor) -> Tensor:
-        x = F.leaky_relu(self.first(codes), SLOPE)
+        x = F.leaky_relu(self.first(codes - self.centres), SLOPE)
         x = F.leaky_relu(self.second(x), SLOPE)
         v: Tensor = self.third(x) * SIDE_UNIT
         return v
@@ -140,7 +153,7 @@ class HyperDecoder(nn.Module):
         hidden, planes = torch.full((HIDDEN,), float(UNIT)), PLANES * self.reach**2
         last = torch.tensor([FRACTIONS, 1 / LEVEL]).repeat_interleave(channels)
         self.first = IntegerConv(
-            side + 1, planes, kernel, KNOWN, SIDE_UNIT, torch.full((planes,), float(UNIT))
+            side + 1, planes, kernel, LARGEST_SIDE, SIDE_UNIT, torch.full((planes,), float(UNIT))
         )
         self.second = IntegerConv(PLANES, HIDDEN, 1, TOP, UNIT, hidden)
         self.third = IntegerConv(HIDDEN, 2 * channels, 1, TOP, UNIT, last)
@@ -149,7 +162,7 @@ class HyperDecoder(nn.Module):
             self.third.bias[channels:] = -math.log(LEAST_SCALE)  # a scale of 1
 
     def forward(self, side: Tensor, exact: bool = True) -> Tensor:
-        x = self.first(side.clamp(-KNOWN, KNOWN), exact)
+        x = self.first(side.clamp(-LARGEST_SIDE, LARGEST_SIDE), exact)
         x = F.pixel_shuffle(x, self.reach).clamp(0, TOP)
         x = self.second(x, exact).clamp(0, TOP)
         answer: Tensor = self.third(x, exact)
@@ -167,9 +180,11 @@ class Hyperprior(nn.Module):
         self.decoder = HyperDecoder(shape[0], side, spatial)
 
     @torch.no_grad()
-    def start(self, centres: Tensor) -> None:
-        """Expects elements at their channel's centre, (C,), at first."""
-        self.decoder.third.bias[: len(centres)] = centres
+    def start(self, centres: Tensor, deviations: Tensor) -> None:
+        """Expects elements at their channel's centre, (C,), at first, and as far as they spread."""
+        scales = (deviations * LOGISTIC).clamp(LEAST_SCALE, LARGEST_SCALE)
+        self.decoder.third.bias.copy_(torch.cat([centres, (scales / LEAST_SCALE).log()]))
+        self.encoder.centres.copy_(torch.floor(centres + 0.5)[:, None, None])
 
     def bits(self, integers: Tensor, training: bool) -> Tensor:
         """-log2 P of integers (N, K) or (N, C, h, w), or in training of integers with noise, (N,).
@@ -181,10 +196,10 @@ class Hyperprior(nn.Module):
             integers = integers[:, :, None, None]
         side = self.encoder(integers)
         side = side + torch.rand_like(side) - 0.5 if training else rounded(side)
-        side = side.clamp(-KNOWN, KNOWN)
+        side = within(side, -LARGEST_SIDE, LARGEST_SIDE)
         bits = self.density.bits(side).flatten(1).sum(1)
-        known = torch.cat([side, torch.ones_like(side[:, :1])], 1)
-        answer = self.decoder(known, exact=not training)
+        side_and_ones = torch.cat([side, torch.ones_like(side[:, :1])], 1)
+        answer = self.decoder(side_and_ones, exact=not training)
         height, width = integers.shape[2:]
         location, level = answer[:, :, :height, :width].chunk(2, 1)
         return bits + _bits(integers - location / FRACTIONS, level).flatten(1).sum(1)
@@ -197,4 +212,4 @@ def _bits(distance: Tensor, level: Tensor) -> Tensor:
     distance = distance.abs()
     upper, lower = (0.5 - distance) * precision, (-0.5 - distance) * precision
     p = torch.sigmoid(upper) - torch.sigmoid(lower)
-    return -torch.log2(p.clamp_min(LEAST))
+    return -torch.log2(within(p, LEAST, 1.0))

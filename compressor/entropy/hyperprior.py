@@ -24,7 +24,8 @@ VERSION = 2
 LEVELS = 32  # of a distribution's scale
 FRACTIONS = 8  # of the unit, in which its location is given
 REACH = 4  # positions of a code, along each side, that share a position of v
-KNOWN = 127  # v is within +-KNOWN
+SMALLEST = 32  # elements of a code that has side information
+LARGEST_SIDE = 127  # of v, and -127 the least
 FARTHEST = 2000  # from its location: an integer that lies beyond escapes
 PSEUDO = 16.0  # occurrences that a table has before any code is seen, as the logistic has them
 SYMBOL_BITS = 8  # of a stored symbol of a table, about
@@ -38,8 +39,8 @@ class Networks(Protocol):
     def side(self, codes: Floats) -> Floats:
         """v (N, c, h / REACH, w / REACH), rounded up, of codes (N, C, h, w)."""
 
-    def expected(self, side: Floats) -> Floats:
-        """Of v and a plane of ones: locations, then levels, (N, 2 C, h, w) or a little larger."""
+    def expected(self, side: Floats, height: int, width: int) -> Floats:
+        """Of v and a plane of ones: locations, then levels, (N, 2 C, height, width)."""
 
 
 class HyperTables(Tables):
@@ -129,8 +130,11 @@ class HyperTables(Tables):
         )
 
     @classmethod
-    def from_bytes(cls, content: bytes, networks: Callable[[int, int], Networks]) -> HyperTables:
-        """Reads prior.bin; ``networks`` makes them for so many channels of codes and of v.
+    def from_bytes(
+        cls, content: bytes, networks: Callable[[int, int, int], Networks]
+    ) -> HyperTables:
+        """Reads prior.bin; ``networks`` makes them for so many channels of codes, of v, and
+        positions of codes that share one of v, along each side.
 
         Raises ModelError for anything that ``to_bytes`` does not write.
         """
@@ -146,14 +150,19 @@ class HyperTables(Tables):
         own = reader.tables(tables)
         first = Prior.read(reader)
         reader.refuse_rest()
-        if len(first.shape) != rank:
+        if len(first.shape) != rank or first.shape[0] != _channels_of_side(channels):
             raise ModelError("prior.bin contradicts itself; take a good copy of the model")
-        return cls(channels, first, own, chosen, networks(channels, first.shape[0]))
+        made = networks(channels, first.shape[0], REACH if rank == 3 else 1)
+        return cls(channels, first, own, chosen, made)
 
 
 def side_channels(shape: tuple[int, ...]) -> int:
     """Channels of v for codes (K,) or (C, h, w); 0 for small codes, where v would not pay."""
-    return max(4, shape[0] // 4) if math.prod(shape) >= 32 else 0
+    return _channels_of_side(shape[0]) if math.prod(shape) >= SMALLEST else 0
+
+
+def _channels_of_side(channels: int) -> int:
+    return max(4, channels // 4)
 
 
 def side_shape(codes: tuple[int, ...], channels: int) -> tuple[int, ...]:
@@ -164,8 +173,6 @@ def side_shape(codes: tuple[int, ...], channels: int) -> tuple[int, ...]:
 def _side(codes: Codes, networks: Networks) -> Codes:
     images = codes.reshape(*codes.shape, 1, 1) if codes.ndim == 2 else codes
     side = networks.side(images.astype(np.float32)).astype(np.int32)
-    if side.shape != side_shape(images.shape, side.shape[1]):
-        raise ModelError("hyper_encoder.onnx does not belong to prior.bin; take a good copy")
     return np.ascontiguousarray(side.reshape(side.shape[: codes.ndim]))
 
 
@@ -174,12 +181,9 @@ def _expected(
 ) -> tuple[Codes, Codes, Codes]:
     """For each element of codes of ``shape`` the location's whole part, the level, the fraction."""
     images = side.reshape(*side.shape, 1, 1) if side.ndim == 2 else side
-    known = np.pad(images.astype(np.float32), ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=1)
-    height, width = shape[2:] or (1, 1)
-    answer = networks.expected(known)[:, :, :height, :width]
-    if answer.shape != (shape[0], 2 * shape[1], height, width):
-        raise ModelError("hyper_decoder.onnx does not belong to prior.bin; take a good copy")
-    integers = answer.astype(np.int32)
+    ones = np.ones_like(images[:, :1])
+    side_and_ones = np.concatenate([images, ones], 1).astype(np.float32)
+    integers = networks.expected(side_and_ones, *(shape[2:] or (1, 1))).astype(np.int32)
     location = integers[:, : shape[1]].reshape(shape)
     level = integers[:, shape[1] :].reshape(shape).clip(0, LEVELS - 1)
     whole = (location + FRACTIONS // 2) >> (FRACTIONS.bit_length() - 1)

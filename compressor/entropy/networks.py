@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -13,68 +13,93 @@ from ..errors import ModelError
 
 POSITIONS = 2**17  # of codes, at once
 LARGEST = 2**24  # float32 counts integers without gaps up to here
+ENCODER, DECODER = "hyper_encoder.onnx", "hyper_decoder.onnx"
 Floats = npt.NDArray[np.float32]
 
 
 class OnnxNetworks:
-    """hyperprior.Networks: for codes of ``channels`` and side information of ``side_channels``.
+    """hyperprior.Networks: for codes of ``channels`` and side information of ``side_channels``,
+    of which one position stands for ``reach`` x ``reach`` of the codes.
 
     ``read`` gives a file by its name; hyper_encoder.onnx is asked for by who compresses alone.
     Always on the CPU: what runs on GPUs may leave float32's exact integers (TF32, Winograd).
     """
 
-    def __init__(self, channels: int, side_channels: int, read: Callable[[str], bytes]) -> None:
-        self._channels, self._side_channels, self._read = channels, side_channels, read
-        self._decoder = self._session("hyper_decoder.onnx", side_channels + 1)
+    def __init__(
+        self, channels: int, side_channels: int, reach: int, read: Callable[[str], bytes]
+    ) -> None:
+        self._channels, self._side_channels, self._reach = channels, side_channels, reach
+        self._read = read
+        self._decoder = self._session(DECODER, side_channels + 1)
 
     @cached_property
     def _encoder(self) -> ort.InferenceSession:
-        return self._session("hyper_encoder.onnx", self._channels)
+        return self._session(ENCODER, self._channels)
 
     def _session(self, name: str, channels: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        content = self._read(name)
         try:
-            session = ort.InferenceSession(
-                self._read(name), options, providers=["CPUExecutionProvider"]
-            )
-        except ModelError:
-            raise
+            session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common class below Exception
-            raise ModelError(f"{name} cannot be used: {_first_line(error)}") from error
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].shape[1:2] != [channels]:
+            raise ModelError(f"{name} cannot be used: {str(error).strip()[:200]}") from error
+        ends = [*session.get_inputs(), *session.get_outputs()]
+        types = [end.type for end in ends]
+        if types != ["tensor(float)"] * 2 or ends[0].shape[1:2] != [channels]:
             raise ModelError(f"{name} does not belong to prior.bin; take a good copy of the model")
         return session
 
     def side(self, codes: Floats) -> Floats:
         """v of codes (N, C, h, w)."""
-        return self._run("hyper_encoder.onnx", self._encoder, codes, self._side_channels)
+        height, width = (-(-size // self._reach) for size in codes.shape[2:])
+        out = np.empty((len(codes), self._side_channels, height, width), np.float32)
+        for images, top, bottom in self._pieces(len(codes), height, width):
+            first = max(0, top - 1)
+            rows = slice(self._reach * first, self._reach * (bottom + 1))
+            answer = self._answer(ENCODER, self._encoder, codes[images, :, rows])
+            _put(ENCODER, out[images, :, top:bottom], answer[:, :, top - first :])
+        return out
 
-    def expected(self, side: Floats) -> Floats:
-        """Locations, then levels, of v and a plane of ones."""
-        return self._run("hyper_decoder.onnx", self._decoder, side, 2 * self._channels)
+    def expected(self, side: Floats, height: int, width: int) -> Floats:
+        """Locations, then levels, (N, 2 C, height, width), of v and a plane of ones."""
+        reach = self._reach
+        out = np.empty((len(side), 2 * self._channels, height, width), np.float32)
+        for images, top, bottom in self._pieces(len(side), *side.shape[2:]):
+            first = max(0, top - 1)
+            answer = self._answer(DECODER, self._decoder, side[images, :, first : bottom + 1])
+            here = out[images, :, reach * top : reach * bottom]
+            _put(DECODER, here, answer[:, :, reach * (top - first) :])
+        return out
 
-    def _run(
-        self, name: str, session: ort.InferenceSession, values: Floats, channels: int
-    ) -> Floats:
-        """In slices, which bounds memory; raises ModelError for a damaged graph."""
-        images = max(1, POSITIONS // max(1, values.shape[2] * values.shape[3]))
+    def _pieces(self, count: int, height: int, width: int) -> Iterator[tuple[slice, int, int]]:
+        """Some images and rows of v at a time, which bounds memory.
+
+        Each piece is given a row more of v above and below, as far as the networks see.
+        """
+        rows = max(1, POSITIONS // (self._reach**2 * max(1, width)))
+        images = max(1, rows // max(1, height))
+        for start in range(0, count, images):
+            for top in range(0, height, rows):
+                yield slice(start, start + images), top, min(height, top + rows)
+
+    def _answer(self, name: str, session: ort.InferenceSession, values: Floats) -> Floats:
+        """Integers; raises ModelError for a damaged graph."""
         (given,) = session.get_inputs()
-        parts = []
-        for start in range(0, max(1, len(values)), images):
-            try:
-                (answer,) = session.run(None, {given.name: values[start : start + images]})
-            except Exception as error:  # see above
-                raise ModelError(f"{name} cannot be run: {_first_line(error)}") from error
-            if answer.ndim != 4 or answer.shape[1] != channels:
-                raise ModelError(f"{name} does not belong to prior.bin; take a good copy")
-            if not (np.abs(answer) <= LARGEST).all():
-                raise ModelError(f"{name} gives what are no integers; take a good copy")
-            parts.append(np.asarray(answer, np.float32))
-        return np.concatenate(parts)
+        try:
+            (answer,) = session.run(None, {given.name: values})
+        except Exception as error:  # see above
+            raise ModelError(f"{name} cannot be run: {str(error).strip()[:200]}") from error
+        if not (np.abs(answer) <= LARGEST).all() or not np.array_equal(answer, np.floor(answer)):
+            raise ModelError(f"{name} gives what are no integers; take a good copy of the model")
+        return np.asarray(answer, np.float32)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+def _put(name: str, place: Floats, answer: Floats) -> None:
+    """``answer`` may go on below ``place``, and to its right."""
+    if answer.ndim == 4:
+        answer = answer[:, :, : place.shape[2], : place.shape[3]]
+    if answer.shape != place.shape:
+        raise ModelError(f"{name} does not belong to prior.bin; take a good copy of the model")
+    place[...] = answer

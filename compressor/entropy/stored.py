@@ -16,5 +16,5 @@ def read_prior(content: bytes, read: Callable[[str], bytes]) -> Tables:
     from .networks import OnnxNetworks  # ONNX Runtime takes 150 ms to import
 
     return hyperprior.HyperTables.from_bytes(
-        content, lambda channels, side: OnnxNetworks(channels, side, read)
+        content, lambda channels, side, reach: OnnxNetworks(channels, side, reach, read)
     )

@@ -33,8 +33,9 @@ class Table(NamedTuple):
 class Stage(NamedTuple):
     """Elements of codes that are coded together, by what is known of those before them.
 
-    values: a view of K elements of N codes, (N, ...). tables: the number of each one's table, (K,)
-    or, where it differs between codes, (K, N). shift: what is subtracted first, 0 or (K, N).
+    values: K elements of N codes, or what is sent ahead of these, (N, ...). tables: the number of
+    each one's table, (K,) or, where it differs between codes, (K, N). shift: what is subtracted
+    first, 0 or (K, N).
     """
 
     values: Codes

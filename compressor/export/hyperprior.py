@@ -9,8 +9,17 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..bottleneck.hyperprior import SIDE_UNIT, SLOPE, TOP, HyperDecoder, HyperEncoder, Hyperprior
-from ..entropy.hyperprior import KNOWN
+from ..bottleneck.hyperprior import (
+    EXACT,
+    SIDE_UNIT,
+    SLOPE,
+    TOP,
+    HyperDecoder,
+    HyperEncoder,
+    Hyperprior,
+)
+from ..entropy.hyperprior import LARGEST_SIDE
+from ..errors import ExportError
 from .portable import IR_VERSION, OPSET, clean, refuse_unportable
 
 
@@ -59,6 +68,7 @@ class _Chain:
 
 def _encoder(encoder: HyperEncoder) -> onnx.ModelProto:
     chain = _Chain("code")
+    chain.add("Sub", "centred", encoder.centres.numpy())
     layers = {"first": encoder.first, "second": encoder.second, "third": encoder.third}
     for name, layer in layers.items():
         assert layer.bias is not None
@@ -70,20 +80,23 @@ def _encoder(encoder: HyperEncoder) -> onnx.ModelProto:
     chain.add("Mul", "scaled", SIDE_UNIT)
     chain.add("Add", "raised", 0.5)
     chain.add("Floor", "rounded")
-    chain.add("Clip", "side", -KNOWN, KNOWN)
+    chain.add("Clip", "side", -LARGEST_SIDE, LARGEST_SIDE)
     return chain.graph(encoder.first.in_channels, encoder.third.out_channels)
 
 
 def _decoder(decoder: HyperDecoder) -> onnx.ModelProto:
     """Every number is an integer, or before a Floor one over a power of two, below 2^24."""
     chain = _Chain("side")
-    chain.add("Clip", "clipped", -KNOWN, KNOWN)
+    chain.add("Clip", "clipped", -LARGEST_SIDE, LARGEST_SIDE)
     layers = {"first": decoder.first, "second": decoder.second, "third": decoder.third}
     for name, layer in layers.items():
         weight, bias, factor = layer.integers()
         constants = weight.detach().numpy(), bias.detach().numpy()
-        chain.add("Conv", f"{name}_sum", *constants, pads=[layer.reach] * 4)
-        chain.add("Mul", f"{name}_scaled", factor)
+        sums = np.abs(constants[0]).sum((1, 2, 3)) * layer.largest + np.abs(constants[1])
+        if not (sums < EXACT).all():
+            raise ExportError("the hyperprior's weights are too large for exact arithmetic")
+        chain.add("Conv", f"{name}_sum", *constants, pads=[layer.padding] * 4)
+        chain.add("Mul", f"{name}_scaled", factor.numpy())
         chain.add("Add", f"{name}_raised", 0.5)
         if layer is decoder.third:
             chain.add("Floor", "expected")

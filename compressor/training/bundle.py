@@ -103,7 +103,7 @@ def bundle(
             "longer, or give a larger latent or a smaller %s",
             "rounding_loss" if bottleneck is None else "rate",
         )
-    if bottleneck is not None and (training.aims or training.prior == "hyperprior"):
+    if bottleneck is not None and (training.aims or isinstance(bottleneck.prior, Hyperprior)):
         bottleneck.settle(torch.from_numpy(codes))
     prior, prior_files = learn_prior(codes, bottleneck)
     files |= prior_files
@@ -160,8 +160,8 @@ def learn_prior(
         f"{name}.onnx": graph.SerializeToString(deterministic=True)
         for name, graph in export_hyperprior(bottleneck.prior).items()
     }
-    side_channels = bottleneck.prior.density.channels
-    networks = OnnxNetworks(codes.shape[1], side_channels, files.__getitem__)
+    side_channels, reach = bottleneck.prior.density.channels, bottleneck.prior.decoder.reach
+    networks = OnnxNetworks(codes.shape[1], side_channels, reach, files.__getitem__)
     learned = HyperTables.learn(codes, SCALES, networks)
     return learned, {"prior.bin": learned.to_bytes(), **files}
 

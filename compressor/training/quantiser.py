@@ -136,7 +136,8 @@ def fitted_steps(
         return Prior.learn(seen).ideal_bits(here) / len(here)
 
     saved = 1.0
-    if isinstance(bottleneck.prior, Hyperprior):
+    if isinstance(bottleneck.prior, Hyperprior) and aim.settings.bits is not None:
+        bottleneck.settle(torch.floor(trained_on / bottleneck.steps + 0.5))
         integers = torch.floor(code / bottleneck.steps + 0.5)
         bits = bottleneck.bits(integers).mean().item()
         saved = bits / max(1e-6, counted_bits(bottleneck.steps))

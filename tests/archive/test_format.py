@@ -168,7 +168,8 @@ def test_payloads_with_a_hyperprior_decode_as_the_format_says(shape):
     codes = random.integers(-9, 10, (50, *shape)).astype(np.int32)
     graphs = export_hyperprior(bottleneck.prior)
     files = {f"{name}.onnx": graph.SerializeToString() for name, graph in graphs.items()}
-    networks = OnnxNetworks(shape[0], bottleneck.prior.density.channels, files.__getitem__)
+    side, reach = bottleneck.prior.density.channels, bottleneck.prior.decoder.reach
+    networks = OnnxNetworks(shape[0], side, reach, files.__getitem__)
     prior = HyperTables.learn(codes, SCALES, networks)
     few = codes[:6].copy()
     few[random.random(few.shape) < 0.1] = random.choice([2**31 - 1, -(2**31), 700])

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from compressor.archive.blocks import HEADER_SIZE, pack
 from compressor.bottleneck.bottleneck import Bottleneck
-from compressor.bottleneck.hyperprior import EXACT, SCALES, SIDE_UNIT, TOP, UNIT, Hyperprior
+from compressor.bottleneck.hyperprior import EXACT, SCALES, TOP, Hyperprior
 from compressor.entropy.coder import decode, encode
-from compressor.entropy.hyperprior import KNOWN, REACH, HyperTables, side_channels
+from compressor.entropy.hyperprior import LARGEST_SIDE, HyperTables, side_channels
 from compressor.entropy.networks import OnnxNetworks
 from compressor.entropy.prior import Prior
 from compressor.entropy.stored import read_prior
@@ -43,8 +44,9 @@ def files_of(bottleneck: Bottleneck) -> Files:
 
 
 def networks_of(bottleneck: Bottleneck, files: Files) -> OnnxNetworks:
-    channels = bottleneck.prior.encoder.first.in_channels
-    return OnnxNetworks(channels, bottleneck.prior.density.channels, files.__getitem__)
+    prior = bottleneck.prior
+    channels, side = prior.encoder.first.in_channels, prior.density.channels
+    return OnnxNetworks(channels, side, prior.decoder.reach, files.__getitem__)
 
 
 def learned(bottleneck: Bottleneck, codes) -> tuple[HyperTables, Files]:
@@ -76,46 +78,102 @@ def test_the_graphs_are_torchs_networks(shape) -> None:
     codes = torch.randint(-30, 30, (5, shape[0], *size)).float()
     side = networks.side(codes.numpy())
     with torch.no_grad():
-        wanted = bottleneck.prior.encoder(codes).clamp(-KNOWN, KNOWN).numpy()
+        wanted = bottleneck.prior.encoder(codes).clamp(-LARGEST_SIDE, LARGEST_SIDE).numpy()
     assert np.abs(side - wanted).max() < 0.51
     known = torch.randint(-300, 300, (5, side.shape[1] + 1, *side.shape[2:])).float()
     with torch.no_grad():
         expected = bottleneck.prior.decoder(known).numpy()
-    assert np.array_equal(networks.expected(known.numpy()), expected)
+    assert np.array_equal(networks.expected(known.numpy(), *expected.shape[2:]), expected)
     assert len(np.unique(expected)) > 2
 
 
-@pytest.mark.parametrize("shape", [(8, 7, 7), (40,)])
-def test_the_decoder_is_what_integers_give(shape) -> None:
-    """Written out in 64-bit integers, and no partial sum leaves float32's exact range."""
-    prior = untrained(shape).prior
-    known = torch.randint(-300, 300, (2, prior.density.channels + 1, 2, 2))
-    with torch.no_grad():
-        answer = prior.decoder(known.float()).numpy()
-    x = known.clamp(-KNOWN, KNOWN).numpy().astype(np.int64)
-    for layer in (prior.decoder.first, prior.decoder.second, prior.decoder.third):
+def integer_answer(prior: Hyperprior, side: np.ndarray) -> np.ndarray:
+    """What the decoder gives, written out in 64-bit integers."""
+    x = side.clip(-LARGEST_SIDE, LARGEST_SIDE).astype(np.int64)
+    decoder = prior.decoder
+    for layer in (decoder.first, decoder.second, decoder.third):
         with torch.no_grad():
-            weight, bias, factor = (
-                v.numpy() if torch.is_tensor(v) else v for v in layer.integers()
-            )
-        assert np.array_equal(weight, np.rint(weight))
+            weight, bias, factor = (v.numpy() for v in layer.integers())
+        assert np.array_equal(weight, np.rint(weight)) and np.array_equal(bias, np.rint(bias))
         most = np.abs(weight).sum((1, 2, 3)) * layer.largest + np.abs(bias)
-        assert most.max() < EXACT
-        weight, power = weight.astype(np.int64), round(np.log2(1 / factor))
-        x = np.pad(x, [(0, 0), (0, 0), *[(layer.reach, layer.reach)] * 2])
+        assert most.max() < EXACT  # no partial sum leaves float32's exact range
+        power = np.rint(np.log2(1 / factor)).astype(np.int64)
+        x = np.pad(x, [(0, 0), (0, 0), *[(layer.padding, layer.padding)] * 2])
         windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], (2, 3))
-        total = np.einsum("nchwij,ocij->nohw", windows, weight)
+        total = np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.int64))
         total += bias.astype(np.int64)[:, None, None]
-        x = (2 * total + (1 << power)) >> (power + 1)
-        if layer is prior.decoder.first:
+        larger = 1 << np.maximum(-power, 0)  # where a factor is above 1
+        power = np.maximum(power, 0)
+        x = (2 * total * larger + (1 << power)) >> (power + 1)
+        if layer is decoder.first:
             n, c, h, w = x.shape
-            r = prior.decoder.reach
+            r = decoder.reach
             x = x.reshape(n, c // r**2, r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
             x = x.reshape(n, c // r**2, h * r, w * r)
-        if layer is not prior.decoder.third:
+        if layer is not decoder.third:
             x = x.clip(0, TOP)
-    assert np.array_equal(x, answer)
-    assert all(unit & (unit - 1) == 0 for unit in (UNIT, SIDE_UNIT, REACH))
+    return x
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from([(8, 7, 7), (40,)]),
+    st.floats(-4, 3),
+    st.sampled_from(["nothing", "weight", "bias", "row", "zeros"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_graph_gives_what_integers_give_whatever_the_weights(shape, size, odd, seed) -> None:
+    torch.manual_seed(seed)
+    bottleneck = Bottleneck(shape, "hyperprior", 0.01)
+    with torch.no_grad():
+        for layer in (bottleneck.prior.decoder.first, bottleneck.prior.decoder.third):
+            layer.weight.mul_(10**size)
+            if odd == "weight":
+                layer.weight[1, 0, 0, 0] = 1e3
+            elif odd == "bias":
+                layer.bias[1] = 1e5
+            elif odd == "row":
+                layer.weight[1] *= 1e4
+            elif odd == "zeros":
+                layer.weight[1], layer.bias[1] = 0, 0
+    side = np.random.default_rng(seed).integers(
+        -300,
+        300,
+        (2, bottleneck.prior.density.channels + 1, *((2, 3) if len(shape) == 3 else (1, 1))),
+    )
+    wanted = integer_answer(bottleneck.prior, side)
+    networks = networks_of(bottleneck, files_of(bottleneck))
+    if np.abs(wanted).max() <= 2**24:
+        answer = networks.expected(side.astype(np.float32), *wanted.shape[2:])
+        assert np.array_equal(answer, wanted)
+
+
+def test_a_channel_that_never_changes_takes_nothing_from_the_others() -> None:
+    """Its centre may be thousands of steps away."""
+    torch.manual_seed(0)
+    bottleneck = Bottleneck((8, 7, 7), "hyperprior", 0.01)
+    code = torch.randn(64, 8, 7, 7)
+    code[:, 3] = 5.0
+    bottleneck.start(code, torch.ones(8))
+    integers = torch.floor(code / bottleneck.steps + 0.5)
+    assert integers.abs().max() > 10_000
+    with torch.no_grad():
+        assert bottleneck.prior.encoder(integers).abs().mean() < 20
+        weight = bottleneck.prior.decoder.third.integers()[0]
+    assert (weight == 0).float().mean() < 0.1
+
+
+def test_pieces_give_what_the_whole_gives(monkeypatch) -> None:
+    bottleneck = untrained((8, 7, 7))
+    networks = networks_of(bottleneck, files_of(bottleneck))
+    codes = np.random.default_rng(0).integers(-9, 10, (3, 8, 45, 30)).astype(np.float32)
+    side = networks.side(codes)
+    known = np.concatenate([side, np.ones_like(side[:, :1])], 1)
+    expected = networks.expected(known, 45, 30)
+    monkeypatch.setattr("compressor.entropy.networks.POSITIONS", 500)
+    assert len(list(networks._pieces(3, 12, 8))) == 12
+    assert np.mean(networks.side(codes) != side) < 0.01  # in floating point
+    assert np.array_equal(networks.expected(known, 45, 30), expected)
 
 
 def test_unrounded_it_is_nearly_the_same() -> None:
@@ -167,9 +225,9 @@ def test_a_block_and_its_ideal_bits_take_one_run_of_each_network(trained, test_c
             runs.append("side")
             return prior.networks.side(values)
 
-        def expected(self, side):
+        def expected(self, side, height, width):
             runs.append("expected")
-            return prior.networks.expected(side)
+            return prior.networks.expected(side, height, width)
 
     counted = HyperTables(8, prior.first, prior.own.tables, prior.chosen, Counting())
     frame, bits = pack(codes, 28, 28, counted)
@@ -228,16 +286,29 @@ def refused(content: bytes, files: Files) -> bool:
     return False
 
 
-def test_a_stored_prior_cut_short_or_altered_is_sound_or_refused(trained) -> None:
+def test_a_stored_prior_cut_short_or_altered_is_sound_or_refused(trained, test_codes) -> None:
+    """Altered it is refused, or codes something, and decodes what it coded."""
     _, prior, files = trained
-    content = prior.to_bytes()
+    content, codes = prior.to_bytes(), test_codes[:2]
     assert all(refused(content[:size], files) for size in range(0, len(content), 11))
     assert refused(content + b"\0", files)
-    head = len(content) - len(prior.first.to_bytes())
-    for position in range(5, min(head, 400)):
+    taken = 0
+    for position in [*range(4, 540), *range(540, len(content), 37)]:
         damaged = bytearray(content)
         damaged[position] ^= 0xFF
-        refused(bytes(damaged), files)  # never another error
+        if not refused(bytes(damaged), files):
+            taken += 1
+            if taken % 20 == 0:
+                altered = read_prior(bytes(damaged), files.__getitem__)
+                assert np.array_equal(decode(encode(codes, altered), 2, (8, 7, 7), altered), codes)
+    assert 0 < taken < 400
+
+
+def test_more_side_information_than_there_can_be_is_refused(trained) -> None:
+    _, prior, files = trained
+    first = Prior.learn(np.zeros((4, 9, 2, 2), np.int32))
+    larger = HyperTables(8, first, prior.own.tables, prior.chosen, prior.networks)
+    assert refused(larger.to_bytes(), files)
 
 
 def test_another_models_networks_are_refused(trained, test_codes) -> None:
@@ -256,17 +327,40 @@ def test_small_codes_have_none() -> None:
     assert not isinstance(Bottleneck((8,), "hyperprior", 0.1).prior, Hyperprior)
 
 
-@pytest.mark.parametrize("damage", ["nan", "huge", "channels"])
+DAMAGES = ["nan", "huge", "fraction", "channels", "batch", "integers", "strings"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_network_is_a_model_error(trained, test_codes, damage) -> None:
     _, prior, files = trained
     graph = onnx.load_from_string(files["hyper_decoder.onnx"])
-    (bias,) = (t for t in graph.graph.initializer if t.name == "third_sum_1")
-    values = onnx.numpy_helper.to_array(bias).copy()
+    (bias,) = (t for t in graph.graph.initializer if t.name == "third_raised_0")
     if damage == "channels":
         graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 99
+    elif damage in ("batch", "integers", "strings"):
+        last = graph.graph.node[-1]
+        kind = {"integers": TensorProto.INT64, "strings": TensorProto.STRING}.get(damage, 1)
+        last.output[0] = "before"
+        if damage == "batch":
+            graph.graph.node.append(
+                helper.make_node("Concat", ["before"] * 2, ["expected"], axis=0)
+            )
+        else:
+            graph.graph.node.append(helper.make_node("Cast", ["before"], ["expected"], to=kind))
+        graph.graph.output[0].type.tensor_type.elem_type = kind
     else:
-        values[:] = {"nan": np.nan, "huge": 1e30}[damage]
-        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        value = {"nan": np.nan, "huge": 1e30, "fraction": 0.5}[damage]
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.array(value, np.float32), bias.name))
+        if damage == "fraction":
+            graph.graph.node[-1].op_type = "Identity"
     damaged_files = files | {"hyper_decoder.onnx": graph.SerializeToString()}
     with pytest.raises(ModelError):
         encode(test_codes[:2], read_prior(prior.to_bytes(), damaged_files.__getitem__))
+
+
+def test_the_prior_settles_on_a_single_code() -> None:
+    bottleneck = untrained((8, 7, 7), 1.0)
+    code = torch.ones(1, 8, 7, 7)
+    before = bottleneck.bits(code).item()
+    bottleneck.settle(code)
+    assert bottleneck.bits(code).item() < 0.1 * before

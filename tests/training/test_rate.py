@@ -149,9 +149,10 @@ def test_one_step_is_enough_to_start(clothes: Pixels, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["vae", "sparse", "gan"])
 def test_every_kind_of_plugin_compresses_vectors_with_a_rate(kind, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    rows = (random.normal(size=(200, 3)) @ random.normal(size=(3, 9))).astype(np.float32)
-    settings = {"rate": 0.05, "batch_size": 32, "prior": "hyperprior"}
+    rows = (random.normal(size=(200, 3)) @ random.normal(size=(3, 90))).astype(np.float32)
+    settings = {"rate": 0.05, "batch_size": 32, "latent": 40}
     verbs.train(kind, rows, tmp_path / "model", settings=settings, max_steps=20)
     told = verbs.compress(rows, tmp_path / "model", tmp_path / "archive", measure=True)
     assert told["payload_bytes"] > 0 and told["mse"] < 20
+    assert "hyper_decoder.onnx" in Model.open(tmp_path / "model").manifest.files
     assert verbs.verify(tmp_path / "archive")["ok"]
