@@ -3,14 +3,18 @@
 J = distortion + lambda bits (training's rate, quality or bits). Space becomes channels at the first
 layer already, so that all work is done on few positions; each level has residual bottleneck blocks
 (He et al. 2016), which He et al. 2022 found to do in a codec what GDN (Ballé et al. 2016) does, at
-less cost; on the way up, channels become pixels (Shi et al. 2016).
+less cost; on the way up, channels become pixels (Shi et al. 2016). They begin as a cosine transform
+and its inverse, the usual linear codec, and learn from there.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -20,6 +24,14 @@ from compressor.spec import DataSpec, ImageSpec
 from compressor.training.networks import Latent, Widths
 
 SLOPE = 0.1  # of the leaky ReLU
+# Grey, blue against red, green against both, orthonormal; and how much less than grey the others
+# matter, as if their frequencies were higher.
+COLOURS = (
+    nn.functional.normalize(
+        torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]]), dim=1
+    ),
+    torch.tensor([0.0, 3.0, 3.0]),
+)
 
 
 class CodecConfig(PluginConfig):
@@ -88,9 +100,68 @@ class Codec(Autoencoder):
         g += [nn.PixelShuffle(patch)]
         self.f, self.g = nn.Sequential(*f), nn.Sequential(*g)
 
+        start_as_cosine_transform(f, g, patch, spec.channels)
+
     def encode(self, x: Tensor) -> Code:
         return Code(self.f(x))
 
     def decode(self, z: Tensor) -> Tensor:
         out: Tensor = self.g(z)
         return out
+
+
+@torch.no_grad()
+def start_as_cosine_transform(
+    f: Sequence[nn.Module], g: Sequence[nn.Module], patch: int, channels: int
+) -> None:
+    """Lets f begin as a cosine transform of patches, of lower frequencies of lower ones, and g as
+    its inverse: what they learn is what is better than that, which at high rates takes long else.
+
+    The least frequencies come first, and as many as there is room for; all else is near zero.
+    """
+    down = [layer for layer in f if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in g if isinstance(layer, nn.Conv2d)]
+    for layer in (*f, *g):
+        if isinstance(layer, Residual):
+            nn.init.zeros_(layer.body[-1].weight)
+            nn.init.zeros_(layer.body[-1].bias)
+    colours, orders = COLOURS if channels == 3 else (torch.eye(channels), torch.zeros(channels))
+    for number, (analysis, synthesis) in enumerate(zip(down[:-1], reversed(up[1:]), strict=True)):
+        side = patch if number == 0 else 2
+        basis, sums = cosines(side)
+        # (channel, frequency) by frequency: rows of the transform of channels x side x side
+        order = (side * orders[:, None] + sums).flatten()
+        rows = order.argsort(stable=True)[: analysis.out_channels]
+        count = len(orders)
+        mixed = colours if number == 0 else torch.eye(count)
+        whole = torch.einsum("cd,fyx->cfdyx", mixed, basis)
+        whole = whole.reshape(count * side**2, count, side, side)[rows]
+        begin = (analysis.kernel_size[0] - side) // 2
+        at = slice(begin, begin + side)
+        analysis.weight[: len(rows)] = 0.0
+        analysis.weight[: len(rows), :count, at, at] = whole
+        analysis.bias[: len(rows)] = 0.0
+        # pixel shuffle takes channels x side x side
+        synthesis.weight[: count * side**2] *= 0.1
+        synthesis.weight[: count * side**2, : len(rows)] = 0.0
+        synthesis.weight[: count * side**2, : len(rows), 1, 1] = whole.flatten(1).T
+        synthesis.bias[: count * side**2] = 0.0
+        orders = order[rows]
+    for layer in (down[-1], up[0]):
+        kept = min(len(orders), layer.in_channels, layer.out_channels)
+        layer.weight.mul_(0.1)
+        layer.weight[:kept] = 0.0
+        layer.weight[range(kept), range(kept), 1, 1] = 1.0
+        layer.bias[:kept] = 0.0
+
+
+def cosines(side: int) -> tuple[Tensor, Tensor]:
+    """The orthonormal cosine transform of a square (Ahmed, Natarajan & Rao 1974).
+
+    Basis (side^2, side, side), and of each function the sum of its two frequencies, (side^2,).
+    """
+    at = torch.arange(side)
+    one = torch.cos(math.pi / side * (at + 0.5) * at[:, None]) * math.sqrt(2 / side)
+    one[0] /= math.sqrt(2)
+    basis = torch.einsum("iy,jx->ijyx", one, one).reshape(side**2, side, side)
+    return basis, (at[:, None] + at).flatten().float()
