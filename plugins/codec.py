@@ -50,18 +50,23 @@ class CodecConfig(PluginConfig):
 class Residual(nn.Module):
     """x + body(x): the 3 x 3 convolution works on half of the channels, which is where its cost is.
 
-    He et al. 2016, figure 5; as a codec's nonlinearity, in place of GDN: He et al. 2022.
+    He et al. 2016, figure 5; as a codec's nonlinearity, in place of GDN: He et al. 2022. It begins
+    as the identity (Goyal et al. 2017, section 5.1).
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         half = max(1, width // 2)
+        last = nn.Conv2d(half, width, 1)
+        assert last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.body = nn.Sequential(
             nn.Conv2d(width, half, 1),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(half, half, 3, padding=1),
             nn.LeakyReLU(SLOPE),
-            nn.Conv2d(half, width, 1),
+            last,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,49 +115,45 @@ class Codec(Autoencoder):
         return out
 
 
-@torch.no_grad()
 def start_as_cosine_transform(
     f: Sequence[nn.Module], g: Sequence[nn.Module], patch: int, channels: int
 ) -> None:
-    """Lets f begin as a cosine transform of patches, of lower frequencies of lower ones, and g as
-    its inverse: what they learn is what is better than that, which at high rates takes long else.
+    """Lets f begin as a cosine transform of squares, and of its lower frequencies again at each
+    further level, and g as its inverse: what they have to learn is what is better than that.
 
-    The least frequencies come first, and as many as there is room for; all else is near zero.
+    The least frequencies come first, and as many as there is room for.
     """
     down = [layer for layer in f if isinstance(layer, nn.Conv2d)]
     up = [layer for layer in g if isinstance(layer, nn.Conv2d)]
-    for layer in (*f, *g):
-        if isinstance(layer, Residual):
-            nn.init.zeros_(layer.body[-1].weight)
-            nn.init.zeros_(layer.body[-1].bias)
-    colours, orders = COLOURS if channels == 3 else (torch.eye(channels), torch.zeros(channels))
-    for number, (analysis, synthesis) in enumerate(zip(down[:-1], reversed(up[1:]), strict=True)):
-        side = patch if number == 0 else 2
-        basis, sums = cosines(side)
-        # (channel, frequency) by frequency: rows of the transform of channels x side x side
-        order = (side * orders[:, None] + sums).flatten()
-        rows = order.argsort(stable=True)[: analysis.out_channels]
-        count = len(orders)
-        mixed = colours if number == 0 else torch.eye(count)
-        whole = torch.einsum("cd,fyx->cfdyx", mixed, basis)
-        whole = whole.reshape(count * side**2, count, side, side)[rows]
-        begin = (analysis.kernel_size[0] - side) // 2
-        at = slice(begin, begin + side)
-        analysis.weight[: len(rows)] = 0.0
-        analysis.weight[: len(rows), :count, at, at] = whole
-        analysis.bias[: len(rows)] = 0.0
-        # pixel shuffle takes channels x side x side
-        synthesis.weight[: count * side**2] *= 0.1
-        synthesis.weight[: count * side**2, : len(rows)] = 0.0
-        synthesis.weight[: count * side**2, : len(rows), 1, 1] = whole.flatten(1).T
-        synthesis.bias[: count * side**2] = 0.0
-        orders = order[rows]
+    mixed, sums = COLOURS if channels == 3 else (torch.eye(channels), torch.zeros(channels))
+    side = patch
+    for analysis, synthesis in zip(down[:-1], up[:0:-1], strict=True):
+        basis, own_sums = cosines(side)
+        every = torch.einsum("cd,fyx->cfdyx", mixed, basis).flatten(0, 1)
+        order = (side * sums[:, None] + own_sums).flatten()
+        kept = order.argsort(stable=True)[: analysis.out_channels]
+        transform, sums = every[kept], order[kept]
+        begin(analysis, transform)
+        # (channel, y, x) of the squares, as pixel shuffle takes them
+        begin(synthesis, transform.flatten(1).T[:, :, None, None])
+        mixed, side = torch.eye(len(kept)), 2
     for layer in (down[-1], up[0]):
-        kept = min(len(orders), layer.in_channels, layer.out_channels)
-        layer.weight.mul_(0.1)
-        layer.weight[:kept] = 0.0
-        layer.weight[range(kept), range(kept), 1, 1] = 1.0
-        layer.bias[:kept] = 0.0
+        common = min(len(mixed), layer.in_channels, layer.out_channels)
+        begin(layer, torch.eye(common)[:, :, None, None])
+
+
+@torch.no_grad()
+def begin(layer: nn.Conv2d, values: Tensor) -> None:
+    """Puts values (outputs, inputs, k, k) into the middle of the kernels from the first inputs to
+    the first outputs; all else is small at first."""
+    outputs, inputs, side, _ = values.shape
+    margin = (layer.kernel_size[0] - side) // 2
+    middle = slice(margin, margin + side)
+    layer.weight *= 0.1
+    layer.weight[:outputs, :inputs] = 0.0
+    layer.weight[:outputs, :inputs, middle, middle] = values
+    assert layer.bias is not None
+    layer.bias[:outputs] = 0.0
 
 
 def cosines(side: int) -> tuple[Tensor, Tensor]:
