@@ -36,7 +36,8 @@ def test_archives_of_every_version_are_read(golden: Path, tmp_path: Path) -> Non
 def test_all_codecs_are_in_the_golden_files() -> None:
     found = {golden.name: inspect(golden / "archive")["codecs"] for golden in VERSIONS}
     fallback = {"model": 28, **dict.fromkeys(list(MAGICS)[1:5], 2), "png": 4}
-    assert found == {**dict.fromkeys(found, {"model": 40}), "2-fallback": fallback}
+    assert found.pop("2-fallback") == fallback
+    assert all(codecs == {"model": 40} for codecs in found.values())
 
 
 @pytest.mark.parametrize("golden", MODELS, ids=lambda folder: folder.name)

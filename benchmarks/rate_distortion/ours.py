@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "calibration": 0,
     "validation": 0.02,
     "batch_size": 64,
-    "learning_rate": 0.004,
+    "learning_rate": 0.003,
     "precision": "bf16-mixed",
 }
 RATES = (0.02, 0.003, 0.05, 0.008, 0.001)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..entropy.hyperprior import side_channels
 from .density import Density
-from .hyperprior import Hyperprior
+from .hyperprior import Hyperprior, rounded
 
 PriorName = Literal["factorised", "hyperprior"]
 SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
@@ -37,12 +37,14 @@ class Bottleneck(nn.Module):
 
     log_rate: Tensor
     started: Tensor
+    decodes_integers: Tensor
     prior: Hyperprior | Density
 
     def __init__(self, shape: tuple[int, ...], prior: PriorName, rate: float) -> None:
         super().__init__()
         self.register_buffer("log_rate", torch.tensor(math.log(rate)))
         self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("decodes_integers", torch.tensor(False))  # in training, too
         self.log_steps = nn.Parameter(torch.zeros(shape[0], *[1] * (len(shape) - 1)))
         hyper = prior == "hyperprior" and side_channels(shape) > 0
         self.prior = Hyperprior(shape) if hyper else Density(shape[0])
@@ -75,6 +77,8 @@ class Bottleneck(nn.Module):
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """(z like code, bits (N,)); noise from torch's global generator in training.
 
+        Where it ``decodes_integers``, z is rounded in training as well, and the gradient passes as
+        if it were not, while bits are still those of a code with noise (Minnen & Singh 2020).
         Until ``start`` the code goes through as it is and costs nothing.
         """
         if not self.started:
@@ -84,8 +88,12 @@ class Bottleneck(nn.Module):
 
     def _through(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         scaled = code / self.steps
-        integers = scaled + torch.rand_like(scaled) - 0.5 if training else torch.floor(scaled + 0.5)
-        return integers * self.steps, self.bits(integers, training)
+        if not training:
+            integers = torch.floor(scaled + 0.5)
+            return integers * self.steps, self.bits(integers)
+        noisy = scaled + torch.rand_like(scaled) - 0.5
+        decoded = rounded(scaled) if self.decodes_integers else noisy
+        return decoded * self.steps, self.bits(noisy, training=True)
 
     def bits(self, integers: Tensor, training: bool = False) -> Tensor:
         """-log2 P(integers), (N,); in training of integers with noise."""

@@ -49,6 +49,7 @@ OPTIMISERS: dict[str, Optimiser] = {
     "sgd": torch.optim.SGD,
 }
 MOMENTUM = 0.9  # of the bottleneck's optimiser
+NOISY = 0.5  # of a phase's training, before g sees integers in place of noise
 PLAIN = 0.02  # of a phase's training, without a bottleneck, before it starts
 AIMED = 256  # inputs that the rate is judged on, as far as memory allows
 STEPS_BETWEEN_EVALUATIONS = (20, 500)  # at least, for a checkpoint is written too, and at most
@@ -250,13 +251,17 @@ class Loop:
         optimiser.step()
 
     def _watch_rate(self, fabric: Fabric, phase: Phase, progress: float) -> None:
-        """Starts the bottleneck, once f and g have learned a little, then moves lambda to the aim.
+        """Starts the bottleneck, once f and g have learned a little, lets g see integers in the
+        last part, and moves lambda to the aim.
 
         Every process looks at the same inputs, and so does the same.
         """
         bottleneck = self.model.bottleneck
         assert bottleneck is not None
         starts = not bottleneck.started and fabric.broadcast(progress >= PLAIN)
+        if not bottleneck.decodes_integers and fabric.broadcast(progress >= NOISY):
+            bottleneck.decodes_integers.fill_(True)
+            self.state.best_loss = math.inf  # losses with noise are others
         moves = self.aim is not None and self.state.phase_step % INTERVAL == 0
         if starts or (moves and fabric.broadcast(progress >= WAITED)):
             self._set_modes(phase, evaluates=True)
