@@ -12,6 +12,7 @@ import torch
 from compressor.plugins.vae import VAE
 
 from compressor import verbs
+from compressor.bottleneck.bottleneck import Bottleneck
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
 from compressor.model import Model
@@ -128,6 +129,22 @@ def test_a_vae_with_a_rate_is_no_generator_and_tells_no_divergence(
             {"KL in nats"} if generative else set()
         )
         assert ("samples" in model.golden()) is generative
+
+
+def test_g_sees_integers_in_the_end_and_the_encoder_still_learns() -> None:
+    torch.manual_seed(0)
+    bottleneck = Bottleneck((32,), "hyperprior", 0.1)
+    code = (3 * torch.randn(16, 32)).requires_grad_()
+    bottleneck.start(code.detach(), torch.ones(32))
+    noisy, _ = bottleneck(code, training=True)
+    bottleneck.decodes_integers.fill_(True)
+    z, bits = bottleneck(code, training=True)
+    used, _ = bottleneck(code, training=False)
+    assert torch.equal(z, used) and not torch.equal(noisy, used)
+    (gradient,) = torch.autograd.grad(z.sum(), code, retain_graph=True)
+    assert torch.allclose(gradient, torch.ones_like(code))
+    (gradient,) = torch.autograd.grad(bits.sum(), code)
+    assert gradient.abs().sum() > 0
 
 
 def test_a_rate_without_effect_is_told(clothes: Pixels, tmp_path: Path, caplog) -> None:
