@@ -19,6 +19,7 @@ from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConf
 from compressor.spec import DataSpec, ImageSpec
 from compressor.training.dataset import BatchOrder, Dataset, Split, split_rows
 from compressor.training.loop import CHECKPOINT, Budget, Loop, State
+from compressor.training.rate import add_bottleneck
 from compressor.training.settings import TrainingSettings, split_settings
 
 SPEC = ImageSpec(height=28, width=28, channels=1)
@@ -44,6 +45,8 @@ def make_loop(
     torch.manual_seed(3)
     folder.mkdir(exist_ok=True)
     model = plugin(SMALL, SPEC)
+    if settings.rate_distortion:
+        add_bottleneck(model, settings)
     split = split_rows(images.count, 0.1, 0.1, seed=3)
     return Loop(model, settings, images, split, Budget(steps), 3, folder, report)
 
@@ -85,11 +88,13 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.parametrize("rate", [None, 0.05])
 @pytest.mark.parametrize("stop", [3, 7, 13])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    images: Dataset, tmp_path: Path, stop: int
+    images: Dataset, tmp_path: Path, stop: int, rate: float | None
 ) -> None:
-    whole = make_loop(images, tmp_path / "whole", Noisy)
+    settings = SETTINGS.model_copy(update={"rate": rate})
+    whole = make_loop(images, tmp_path / "whole", Noisy, settings=settings)
     whole.run()
 
     def interrupt(state: State, done: float, loss: float) -> None:
@@ -97,8 +102,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        make_loop(images, tmp_path / "cut", Noisy, report=interrupt).run()
-    resumed = make_loop(images, tmp_path / "cut", Noisy)
+        make_loop(images, tmp_path / "cut", Noisy, settings=settings, report=interrupt).run()
+    resumed = make_loop(images, tmp_path / "cut", Noisy, settings=settings)
     torch.manual_seed(99)  # whatever state the new process is in
     resumed.run()
     assert_equal(weights(whole), weights(resumed))
