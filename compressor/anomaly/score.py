@@ -51,6 +51,7 @@ def score(
     *,
     scorer: str | None = None,
     fpr: float | None = None,
+    confidence: float | None = None,
     fdr: float | None = None,
     threshold: float | None = None,
     device: str = "auto",
@@ -63,9 +64,12 @@ def score(
 
     An image is an anomaly if its conformal p-value is at most ``fpr`` (0.01 where nothing is
     said), if Benjamini-Hochberg rejects it at ``fdr`` over the batch, or if its raw score is above
-    ``threshold``. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page.
+    ``threshold``. On average over calibrations at most ``fpr`` of normal images are anomalies so;
+    with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
+    calibrations. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page.
 
-    Gives images, unreadable, anomalies, scorer, threshold, seconds, device. Raises CompressorError.
+    Gives images, unreadable, anomalies, scorer, threshold, guarantee, seconds, device. Raises
+    CompressorError.
     """
     output = Path(output)
     if output.suffix not in (".parquet", ".csv"):
@@ -90,7 +94,7 @@ def score(
         raise ConfigError(f"the model has no score {name!r}; it has {', '.join(names)}")
     calibration = job.model.calibration(name)
     # Benjamini-Hochberg rejects no p-value above fdr, so fdr is a bound like fpr at first.
-    bound = _first_threshold(fpr, fdr, threshold, calibration)
+    bound = _first_threshold(fpr, confidence, fdr, threshold, calibration)
     keep = REPORTED if report else 0
     scoring = Scoring(job, name, calibration, bound if heatmaps else None, keep)
     with ExitStack() as outputs:
@@ -114,6 +118,7 @@ def score(
         "anomalies": anomalies,
         "scorer": name,
         "threshold": final if np.isfinite(final) else None,
+        "guarantee": _guarantee(fpr, confidence, fdr, threshold),
         **job.summary(),
     }
 
@@ -264,9 +269,28 @@ def _read(path: Path) -> Iterator[list[Row]]:
             yield [Row(**values) for values in batch.to_pylist()]
 
 
+def _guarantee(
+    fpr: float | None, confidence: float | None, fdr: float | None, threshold: float | None
+) -> str | None:
+    """What is promised of normal data that are like the calibration's; None for a raw threshold."""
+    if threshold is not None:
+        return None
+    if fdr is not None:
+        return f"at most {fdr:g} of the alarms are false, on average"
+    how_sure = "on average" if confidence is None else f"with probability at least {confidence:g}"
+    rate = DEFAULT_FPR if fpr is None else fpr
+    return f"at most {rate:g} of normal data are called anomalies, {how_sure} over calibrations"
+
+
 def _first_threshold(
-    fpr: float | None, fdr: float | None, threshold: float | None, calibration: Scores
+    fpr: float | None,
+    confidence: float | None,
+    fdr: float | None,
+    threshold: float | None,
+    calibration: Scores,
 ) -> float:
+    if confidence is not None and fpr is None:
+        raise ConfigError("--confidence is that --fpr holds: give both")
     if sum(value is not None for value in (fpr, fdr, threshold)) > 1:
         raise ConfigError("give one of --fpr, --fdr and --threshold")
     if threshold is not None:
@@ -281,7 +305,7 @@ def _first_threshold(
             raise ConfigError(f"--fdr {fdr:g}: it must lie between 0 and 1")
         # No p-value can be below 1 / (n + 1), but many images together may still pass.
         return threshold_for(calibration, max(fdr, 1 / (len(calibration) + 1)))
-    return threshold_for(calibration, DEFAULT_FPR if fpr is None else fpr)
+    return threshold_for(calibration, DEFAULT_FPR if fpr is None else fpr, confidence)
 
 
 def _fdr_threshold(counts: npt.NDArray[np.int64], fdr: float, calibration: Scores) -> float:
