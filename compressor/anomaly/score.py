@@ -25,6 +25,7 @@ from ..report.heatmaps import save_heatmap
 from ..report.page import ScoredImage, ScoringReport, write_report
 from ..spec import size_of
 from .calibration import Scores, benjamini_hochberg, p_values, threshold_for
+from .drift import ANOMALIES, Drift, drift
 from .results import Row, RowWriter, results_file
 
 DEFAULT_FPR = 0.01
@@ -68,8 +69,9 @@ def score(
     with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
     calibrations. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page.
 
-    Gives images, unreadable, anomalies, scorer, threshold, guarantee, seconds, device. Raises
-    CompressorError.
+    Gives images, unreadable, anomalies, scorer, threshold, guarantee, drift, drift_limit, seconds,
+    device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
+    them); above ``drift_limit`` a warning says so. Raises CompressorError.
     """
     output = Path(output)
     if output.suffix not in (".parquet", ".csv"):
@@ -114,11 +116,16 @@ def score(
             scoring.drop_heatmaps(final)
         if report:
             scoring.write_report(Path(report), final, anomalies, force)
+    moved = drift(calibration, scoring.p_value_counts) if len(calibration) else None
+    if moved and moved.distance > moved.limit:
+        _warn_of(moved, f"{job.model.spec.kind}s")
     return {
         "anomalies": anomalies,
         "scorer": name,
         "threshold": final if np.isfinite(final) else None,
         "guarantee": _guarantee(fpr, confidence, fdr, threshold),
+        "drift": round(moved.distance, 4) if moved else None,
+        "drift_limit": round(moved.limit, 4) if moved else None,
         **job.summary(),
     }
 
@@ -280,6 +287,22 @@ def _guarantee(
     how_sure = "on average" if confidence is None else f"with probability at least {confidence:g}"
     rate = DEFAULT_FPR if fpr is None else fpr
     return f"at most {rate:g} of normal data are called anomalies, {how_sure} over calibrations"
+
+
+def _warn_of(moved: Drift, kind: str) -> None:
+    log.warning(
+        "drift: %.0f%% of these %s score above %.4g, but %.0f%% of the calibration's: chance "
+        "and up to %.0f%% anomalies explain no more than %.0f points. Unless more are anomalies, "
+        "p-values and rates of false alarms do not hold: calibrate with normal %s as they are now "
+        "(compressor calibrate MODEL DATA)",
+        100 * moved.batch,
+        kind,
+        moved.score,
+        100 * moved.calibration,
+        100 * ANOMALIES,
+        100 * moved.limit,
+        kind,
+    )
 
 
 def _first_threshold(

@@ -202,7 +202,8 @@ def test_a_raw_threshold_needs_no_calibration(strange: Pixels, model: Path, tmp_
     bare.mkdir()
     for name, content in (files | manifest_files(manifest)).items():
         (bare / name).write_bytes(content)
-    score(strange, bare, tmp_path / "bare.parquet", threshold=0.02)
+    bare_summary = score(strange, bare, tmp_path / "bare.parquet", threshold=0.02)
+    assert bare_summary["drift"] is bare_summary["drift_limit"] is None
     without = rows_of(tmp_path / "bare.parquet")
     assert without == [row | {"p_value": None} for row in rows]
     with pytest.raises(ConfigError, match="no calibration scores: give --threshold"):
@@ -262,6 +263,31 @@ def test_letters_stand_out_among_clothes(
     scores = np.array(scores_of(rows_of(tmp_path / "r.parquet")))
     auroc = (scores[1000:, None] > scores[None, :1000]).mean()
     assert auroc > 0.7
+
+
+# Drift
+
+
+@pytest.mark.parametrize("how", [{"fpr": 0.05}, {"fdr": 0.1}, {"threshold": 0.05}])
+@pytest.mark.parametrize(
+    ("factor", "told"), [(1, False), (1.5, True), (0.5, True)], ids=["same", "bright", "dim"]
+)
+def test_other_light_is_told_and_the_same_light_is_not(
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    how: dict[str, float],
+    factor: float,
+    told: bool,
+) -> None:
+    batch = np.load(SAMPLE)["train"][:1000, ..., None]
+    lit = np.minimum(batch * factor, 255).astype(np.uint8)
+    with caplog.at_level("WARNING", "compressor"):
+        summary = score(lit, model, tmp_path / "r.parquet", **how)
+    assert (summary["drift"] > summary["drift_limit"]) == told
+    warnings = [message for message in caplog.messages if message.startswith("drift: ")]
+    assert len(warnings) == told
+    assert all("compressor calibrate MODEL DATA" in warning for warning in warnings)
 
 
 # Heat maps and the report
