@@ -305,6 +305,12 @@ def decompress(
 @output_option("RESULTS.parquet or RESULTS.csv.")
 @click.option("--scorer", metavar="NAME", help="Which score; the model's first by default.")
 @click.option("--fpr", type=float, help="False alarms among normal data [default: 0.01].")
+@click.option(
+    "--confidence",
+    type=float,
+    metavar="C",
+    help="Keep --fpr with probability C over calibrations, say 0.95; else it is an average.",
+)
 @click.option("--fdr", type=float, help="False alarms among alarms, over the batch.")
 @click.option("--threshold", type=float, help="The raw score above which anomalies are.")
 @click.option("--heatmaps", metavar="DIR", help="Of images: write anomalies' error maps as PNG.")
@@ -319,6 +325,7 @@ def score(
     output: str,
     scorer: str | None,
     fpr: float | None,
+    confidence: float | None,
     fdr: float | None,
     threshold: float | None,
     heatmaps: str | None,
@@ -337,6 +344,7 @@ def score(
         output,
         scorer=scorer,
         fpr=fpr,
+        confidence=confidence,
         fdr=fdr,
         threshold=threshold,
         heatmaps=heatmaps,

@@ -48,8 +48,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     ),
     "decompress": ("--output", "--only", "--force", "--json"),
     "score": (
-        *("--model", "--output", "--scorer", "--fpr", "--fdr", "--threshold", "--heatmaps"),
-        *("--report", "--fail-on-anomaly", "--force", "--json"),
+        *("--model", "--output", "--scorer", "--fpr", "--confidence", "--fdr", "--threshold"),
+        *("--heatmaps", "--report", "--fail-on-anomaly", "--force", "--json"),
     ),
     "calibrate": ("--json",),
     "report": ("--output", "--device", "--force", "--json"),

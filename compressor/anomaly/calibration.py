@@ -4,6 +4,10 @@ With n calibration scores s_1..s_n of normal images and a new normal image's sco
 with them, p = (1 + #{i: s_i >= s}) / (n + 1) is at most alpha with probability at most alpha
 (Vovk, Gammerman & Shafer 2005; Laxhammar & Falkman 2010). "p <= alpha" is the same as "s is above
 the k-th largest calibration score, k = floor(alpha (n + 1))".
+
+That is an average over draws of the calibration images. Given one draw, the rate of false alarms
+above the k-th largest score is Beta(k, n + 1 - k) distributed where scores have no ties, so that a
+smaller k keeps the rate to alpha with a stated confidence (Wilks 1941; Vovk 2012).
 """
 
 from __future__ import annotations
@@ -37,22 +41,61 @@ def p_values(calibration: Scores, scores: Scores) -> Scores:
     return (1 + above) / (len(calibration) + 1)
 
 
-def threshold_for(calibration: Scores, fpr: float) -> float:
+def threshold_for(calibration: Scores, fpr: float, confidence: float | None = None) -> float:
     """The score above which a normal image falls with probability at most ``fpr``.
 
-    calibration: ascending. Raises ConfigError that says how many images the level needs.
+    That probability is an average over calibrations; with ``confidence`` the one of this very
+    threshold is at most ``fpr``, too, for at least that share of calibrations.
+
+    calibration: (n,), ascending, not empty. fpr, confidence: above 0 and below 1. Raises
+    ConfigError for others, and where n is too small; that one says how many images it takes.
     """
     if not 0 < fpr < 1:
         raise ConfigError(f"--fpr {fpr:g}: it must lie between 0 and 1")
-    rank = math.floor(fpr * (len(calibration) + 1) + 1e-9)
+    n, asked = len(calibration), f"--fpr {fpr:g}"
+    rank, needed, lowest = _rounded_down(fpr * (n + 1)), _rounded_up(1 / fpr) - 1, 1 / (n + 1)
+    if confidence is not None:
+        if not 0 < confidence < 1:
+            raise ConfigError(f"--confidence {confidence:g}: it must lie between 0 and 1")
+        asked += f" --confidence {confidence:g}"
+        rank = min(rank, confident_rank(n, fpr, confidence))
+        # The largest of n scores is too low with probability (1 - fpr)^n.
+        needed = max(needed, _rounded_up(math.log1p(-confidence) / math.log1p(-fpr)))
+        lowest = max(lowest, -math.expm1(math.log1p(-confidence) / n))
     if rank == 0:
-        needed = math.ceil(1 / fpr - 1e-9) - 1
+        digits = 1 - math.floor(math.log10(lowest))  # two that count, rounded up
         raise ConfigError(
-            f"--fpr {fpr:g} needs at least {needed} calibration scores, the model has "
-            f"{len(calibration)}; ask for --fpr {1 / (len(calibration) + 1):.2g} or more, or "
-            "calibrate with more data (compressor calibrate MODEL DATA)"
+            f"{asked} needs at least {needed} calibration scores, the model has {n}; ask for "
+            f"--fpr {_rounded_up(lowest * 10**digits) / 10**digits:g} or more, or calibrate with "
+            "more data (compressor calibrate MODEL DATA)"
         )
-    return float(calibration[len(calibration) - rank])
+    return float(calibration[n - rank])
+
+
+def confident_rank(n: int, fpr: float, confidence: float) -> int:
+    """The largest k for which P(Beta(k, n + 1 - k) <= fpr) >= confidence; 0 if there is none.
+
+    Of n independent scores of normal images, the k-th largest is then exceeded by at most ``fpr``
+    of all normal images with probability at least ``confidence`` (Wilks 1941; Vovk 2012). Ties
+    only add to it: break them by chance, and the same threshold is exceeded by more images.
+
+    The probability is that of k or more among n images lying in the highest ``fpr`` of all:
+    P(Binomial(n, fpr) >= k), which is summed here.
+    """
+    k = np.arange(1, n)
+    steps = np.log((n + 1 - k) / k) + math.log(fpr) - math.log1p(-fpr)
+    log_probability = n * math.log1p(-fpr) + np.concatenate([[0.0], np.cumsum(steps)])
+    fewer = np.cumsum(np.exp(log_probability))  # fewer[k - 1]: the probability of fewer than k
+    return int(np.searchsorted(fewer, (1 - confidence) * (1 + 1e-9), side="right"))
+
+
+def _rounded_down(value: float) -> int:
+    """floor, of a value that may have lost its last digits."""
+    return math.floor(value + 1e-9)
+
+
+def _rounded_up(value: float) -> int:
+    return math.ceil(value - 1e-9)
 
 
 def benjamini_hochberg(counts: npt.NDArray[np.int64], fdr: float) -> float:

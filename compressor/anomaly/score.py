@@ -25,6 +25,7 @@ from ..report.heatmaps import save_heatmap
 from ..report.page import ScoredImage, ScoringReport, write_report
 from ..spec import size_of
 from .calibration import Scores, benjamini_hochberg, p_values, threshold_for
+from .drift import ANOMALIES, Drift, drift
 from .results import Row, RowWriter, results_file
 
 DEFAULT_FPR = 0.01
@@ -51,6 +52,7 @@ def score(
     *,
     scorer: str | None = None,
     fpr: float | None = None,
+    confidence: float | None = None,
     fdr: float | None = None,
     threshold: float | None = None,
     device: str = "auto",
@@ -63,9 +65,13 @@ def score(
 
     An image is an anomaly if its conformal p-value is at most ``fpr`` (0.01 where nothing is
     said), if Benjamini-Hochberg rejects it at ``fdr`` over the batch, or if its raw score is above
-    ``threshold``. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page.
+    ``threshold``. On average over calibrations at most ``fpr`` of normal images are anomalies so;
+    with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
+    calibrations. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page.
 
-    Gives images, unreadable, anomalies, scorer, threshold, seconds, device. Raises CompressorError.
+    Gives images, unreadable, anomalies, scorer, threshold, guarantee, drift, drift_limit, seconds,
+    device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
+    them); above ``drift_limit`` a warning says so. Raises CompressorError.
     """
     output = Path(output)
     if output.suffix not in (".parquet", ".csv"):
@@ -90,7 +96,7 @@ def score(
         raise ConfigError(f"the model has no score {name!r}; it has {', '.join(names)}")
     calibration = job.model.calibration(name)
     # Benjamini-Hochberg rejects no p-value above fdr, so fdr is a bound like fpr at first.
-    bound = _first_threshold(fpr, fdr, threshold, calibration)
+    bound = _first_threshold(fpr, confidence, fdr, threshold, calibration)
     keep = REPORTED if report else 0
     scoring = Scoring(job, name, calibration, bound if heatmaps else None, keep)
     with ExitStack() as outputs:
@@ -110,10 +116,17 @@ def score(
             scoring.drop_heatmaps(final)
         if report:
             scoring.write_report(Path(report), final, anomalies, force)
+    counts = scoring.p_value_counts  # none, if no image could be read
+    moved = drift(calibration, counts) if len(calibration) and counts.any() else None
+    if moved and moved.distance > moved.limit:
+        _warn_of(moved, f"{job.model.spec.kind}s")
     return {
         "anomalies": anomalies,
         "scorer": name,
         "threshold": final if np.isfinite(final) else None,
+        "guarantee": _guarantee(fpr, confidence, fdr, threshold),
+        "drift": round(moved.distance, 4) if moved else None,
+        "drift_limit": round(moved.limit, 4) if moved else None,
         **job.summary(),
     }
 
@@ -264,9 +277,44 @@ def _read(path: Path) -> Iterator[list[Row]]:
             yield [Row(**values) for values in batch.to_pylist()]
 
 
+def _guarantee(
+    fpr: float | None, confidence: float | None, fdr: float | None, threshold: float | None
+) -> str | None:
+    """What is promised of normal data that are like the calibration's; None for a raw threshold."""
+    if threshold is not None:
+        return None
+    if fdr is not None:
+        return f"at most {fdr:g} of the alarms are false, on average"
+    how_sure = "on average" if confidence is None else f"with probability at least {confidence:g}"
+    rate = DEFAULT_FPR if fpr is None else fpr
+    return f"at most {rate:g} of normal data are called anomalies, {how_sure} over calibrations"
+
+
+def _warn_of(moved: Drift, kind: str) -> None:
+    log.warning(
+        "drift: %.0f%% of these %s score above %.4g, but %.0f%% of the calibration's: chance "
+        "and up to %.0f%% anomalies explain no more than %.0f points. Unless more are anomalies, "
+        "p-values and rates of false alarms do not hold: calibrate with normal %s as they are now "
+        "(compressor calibrate MODEL DATA)",
+        100 * moved.batch,
+        kind,
+        moved.score,
+        100 * moved.calibration,
+        100 * ANOMALIES,
+        100 * moved.limit,
+        kind,
+    )
+
+
 def _first_threshold(
-    fpr: float | None, fdr: float | None, threshold: float | None, calibration: Scores
+    fpr: float | None,
+    confidence: float | None,
+    fdr: float | None,
+    threshold: float | None,
+    calibration: Scores,
 ) -> float:
+    if confidence is not None and fpr is None:
+        raise ConfigError("--confidence is that --fpr holds: give both")
     if sum(value is not None for value in (fpr, fdr, threshold)) > 1:
         raise ConfigError("give one of --fpr, --fdr and --threshold")
     if threshold is not None:
@@ -281,7 +329,7 @@ def _first_threshold(
             raise ConfigError(f"--fdr {fdr:g}: it must lie between 0 and 1")
         # No p-value can be below 1 / (n + 1), but many images together may still pass.
         return threshold_for(calibration, max(fdr, 1 / (len(calibration) + 1)))
-    return threshold_for(calibration, DEFAULT_FPR if fpr is None else fpr)
+    return threshold_for(calibration, DEFAULT_FPR if fpr is None else fpr, confidence)
 
 
 def _fdr_threshold(counts: npt.NDArray[np.int64], fdr: float, calibration: Scores) -> float:

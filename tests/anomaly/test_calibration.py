@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta, binom
 
 from compressor.anomaly.calibration import (
     Scores,
     benjamini_hochberg,
     calibration_scores,
+    confident_rank,
     p_values,
     threshold_for,
 )
@@ -76,6 +78,74 @@ def test_the_share_of_false_alarms_holds_over_many_draws(normal: Scores, n: int)
     assert (np.abs(rates.mean(axis=0) - exact) <= 4 * error).all()
 
 
+@pytest.mark.parametrize(("n", "fpr"), [(200, 0.05), (500, 0.01), (1000, 0.01)])
+def test_over_a_thousand_resplits_the_level_holds_on_average(
+    normal: Scores, n: int, fpr: float
+) -> None:
+    """5,000 images, n of them to calibrate with and the others as the batch.
+
+    The rate among the others has the mean k / (n + 1), k = floor(fpr (n + 1)), whether they are
+    all there is or a sample of more.
+    """
+    # In order: which ranks are drawn, and so every number below, depends on the seed alone.
+    random, ordered = np.random.default_rng(2), np.sort(normal)
+    rates = np.zeros(1000)
+    for draw in range(len(rates)):
+        chosen = np.zeros(len(ordered), bool)
+        chosen[random.choice(len(ordered), n, replace=False)] = True
+        rates[draw] = (ordered[~chosen] > threshold_for(ordered[chosen], fpr)).mean()
+    assert rates.mean() <= fpr + 2 * rates.std() / np.sqrt(len(rates))
+    # It is an average: given one calibration, the rate is above the level nearly half the time.
+    assert 0.3 < (rates > fpr).mean() < 0.6
+
+
+@pytest.mark.parametrize(("n", "fpr"), [(200, 0.05), (500, 0.01), (1000, 0.01)])
+@pytest.mark.parametrize("levels", [None, 40])
+def test_over_a_thousand_calibrations_the_true_rate_is_within_the_level_as_often_as_promised(
+    normal: Scores, n: int, fpr: float, levels: int | None
+) -> None:
+    """The 5,000 images are the population, and a calibration is n draws from it, put back.
+
+    So the draws are independent, and the true rate of a threshold is known: its share among the
+    5,000. Were they not put back, the rate among the others would be an estimate of that of more
+    images, and its noise would push some above the level that are not: the promise is about the
+    true rate. With ``levels`` scores are rounded to so many values, and most of them are ties.
+    """
+    random, ordered = np.random.default_rng(3), np.sort(normal)
+    if levels is not None:
+        ordered = np.floor(np.arange(len(ordered)) * levels / len(ordered))
+    within = 0
+    for _ in range(1000):
+        calibration = ordered[np.sort(random.integers(len(ordered), size=n))]
+        within += (ordered > threshold_for(calibration, fpr, 0.95)).mean() <= fpr
+    # 95% or more of calibrations; the allowance is chance's, once in a thousand times.
+    assert within >= binom.ppf(0.001, 1000, 0.95)
+    if levels is None:  # nor is it wasteful: the next rank would break the promise
+        k = confident_rank(n, fpr, 0.95)
+        assert beta.cdf(fpr, k + 1, n - k) < 0.95
+        assert abs(within / 1000 - beta.cdf(fpr, k, n + 1 - k)) < 0.03
+
+
+@given(n=st.integers(1, 3000), fpr=st.floats(0.0005, 0.9995), confidence=st.floats(0.0005, 0.9995))
+def test_the_confident_rank_is_the_largest_that_keeps_the_promise(
+    n: int, fpr: float, confidence: float
+) -> None:
+    k = confident_rank(n, fpr, confidence)
+    assert 0 <= k <= n
+    if k:
+        assert beta.cdf(fpr, k, n + 1 - k) >= confidence - 1e-6
+    if k < n:
+        assert beta.cdf(fpr, k + 1, n - k) < confidence + 1e-6
+
+
+def test_confidence_never_lowers_a_threshold() -> None:
+    """Below about 0.6 the confident rank alone would break the promise of the average."""
+    scores = np.arange(1000.0)
+    thresholds = [threshold_for(scores, 0.01, level) for level in (0.1, 0.5, 0.9, 0.99, 0.9999)]
+    assert thresholds == sorted(thresholds) and len(set(thresholds)) > 3
+    assert thresholds[0] == threshold_for(scores, 0.01)
+
+
 @given(
     calibration=st.lists(st.integers(0, 8), min_size=1, max_size=60),
     level=st.one_of(
@@ -114,10 +184,35 @@ def test_too_few_calibration_images_are_told_how_many_it_takes(level: float, nee
     assert "compressor calibrate" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("level", "confidence", "needed"),
+    [(0.01, 0.95, 299), (0.05, 0.95, 59), (0.001, 0.99, 4603), (0.01, 0.1, 99), (0.5, 0.75, 2)],
+)
+def test_too_few_images_for_a_confidence_are_told_how_many_it_takes(
+    level: float, confidence: float, needed: int
+) -> None:
+    enough = np.arange(needed, dtype=np.float64)
+    assert threshold_for(enough, level, confidence) == needed - 1
+    with pytest.raises(ConfigError, match=f"needs at least {needed} calibration scores") as error:
+        threshold_for(enough[:-1], level, confidence)
+    assert f"--fpr {level:g} --confidence {confidence:g}" in str(error.value)
+
+
+@pytest.mark.parametrize("confidence", [None, 0.95, 0.5])
+def test_the_level_that_an_error_offers_is_taken(confidence: float | None) -> None:
+    for n in (5, 98, 150, 298, 5000):
+        with pytest.raises(ConfigError, match="ask for --fpr") as error:
+            threshold_for(np.arange(float(n)), 1e-6, confidence)
+        offered = str(error.value).partition("ask for --fpr ")[2].partition(" ")[0]
+        assert threshold_for(np.arange(float(n)), float(offered), confidence) == n - 1
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.1, 2.0, float("nan")])
 def test_a_level_lies_between_0_and_1(level: float) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         threshold_for(np.arange(100.0), level)
+    with pytest.raises(ConfigError, match=r"--confidence .* between 0 and 1"):
+        threshold_for(np.arange(100.0), 0.1, level)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         benjamini_hochberg(np.array([1, 2, 3]), level)
 

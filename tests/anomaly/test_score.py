@@ -150,6 +150,34 @@ def test_the_default_is_one_false_alarm_in_a_hundred(
     assert rows_of(tmp_path / "a.parquet") == rows_of(tmp_path / "b.parquet")
 
 
+def test_confidence_raises_the_threshold_and_the_summary_says_what_holds(
+    strange: Pixels, model: Path, tmp_path: Path
+) -> None:
+    average = score(strange, model, tmp_path / "a.parquet", fpr=0.05)
+    sure = score(strange, model, tmp_path / "s.parquet", fpr=0.05, confidence=0.95)
+    calibration = Model.open(model).calibration("l2")
+    assert sure["threshold"] == threshold_for(calibration, 0.05, 0.95) > average["threshold"]
+    rows = rows_of(tmp_path / "s.parquet")
+    assert [row["is_anomaly"] for row in rows] == [row["score"] > sure["threshold"] for row in rows]
+    called = "at most 0.05 of normal data are called anomalies"
+    assert average["guarantee"] == f"{called}, on average over calibrations"
+    assert sure["guarantee"] == f"{called}, with probability at least 0.95 over calibrations"
+    false = score(strange, model, tmp_path / "f.parquet", fdr=0.1)
+    assert false["guarantee"] == "at most 0.1 of the alarms are false, on average"
+    assert score(strange, model, tmp_path / "t.parquet", threshold=0.1)["guarantee"] is None
+
+
+def test_confidence_goes_with_a_rate_of_false_alarms(
+    strange: Pixels, model: Path, tmp_path: Path
+) -> None:
+    for others in ({}, {"fdr": 0.1}, {"threshold": 1.0}):
+        with pytest.raises(ConfigError, match=r"--confidence .* --fpr"):
+            score(strange, model, tmp_path / "r.parquet", confidence=0.95, **others)
+    with pytest.raises(ConfigError, match=r"--confidence 0.95 needs at least 299 calibration"):
+        score(strange, model, tmp_path / "r.parquet", fpr=0.01, confidence=0.95)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("fpr", [0.05, 0.2])
 def test_false_alarms_among_clothes_that_were_never_seen_keep_to_the_level(
     model: Path, tmp_path: Path, fpr: float
@@ -174,7 +202,8 @@ def test_a_raw_threshold_needs_no_calibration(strange: Pixels, model: Path, tmp_
     bare.mkdir()
     for name, content in (files | manifest_files(manifest)).items():
         (bare / name).write_bytes(content)
-    score(strange, bare, tmp_path / "bare.parquet", threshold=0.02)
+    bare_summary = score(strange, bare, tmp_path / "bare.parquet", threshold=0.02)
+    assert bare_summary["drift"] is bare_summary["drift_limit"] is None
     without = rows_of(tmp_path / "bare.parquet")
     assert without == [row | {"p_value": None} for row in rows]
     with pytest.raises(ConfigError, match="no calibration scores: give --threshold"):
@@ -234,6 +263,31 @@ def test_letters_stand_out_among_clothes(
     scores = np.array(scores_of(rows_of(tmp_path / "r.parquet")))
     auroc = (scores[1000:, None] > scores[None, :1000]).mean()
     assert auroc > 0.7
+
+
+# Drift
+
+
+@pytest.mark.parametrize("how", [{"fpr": 0.05}, {"fdr": 0.1}, {"threshold": 0.05}])
+@pytest.mark.parametrize(
+    ("factor", "told"), [(1, False), (1.5, True), (0.5, True)], ids=["same", "bright", "dim"]
+)
+def test_other_light_is_told_and_the_same_light_is_not(
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    how: dict[str, float],
+    factor: float,
+    told: bool,
+) -> None:
+    batch = np.load(SAMPLE)["train"][:1000, ..., None]
+    lit = np.minimum(batch * factor, 255).astype(np.uint8)
+    with caplog.at_level("WARNING", "compressor"):
+        summary = score(lit, model, tmp_path / "r.parquet", **how)
+    assert (summary["drift"] > summary["drift_limit"]) == told
+    warnings = [message for message in caplog.messages if message.startswith("drift: ")]
+    assert len(warnings) == told
+    assert all("compressor calibrate MODEL DATA" in warning for warning in warnings)
 
 
 # Heat maps and the report
