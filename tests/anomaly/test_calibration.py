@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
@@ -126,6 +126,7 @@ def test_over_a_thousand_calibrations_the_true_rate_is_within_the_level_as_often
         assert abs(within / 1000 - beta.cdf(fpr, k, n + 1 - k)) < 0.03
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 3000), fpr=st.floats(0.0005, 0.9995), confidence=st.floats(0.0005, 0.9995))
 def test_the_confident_rank_is_the_largest_that_keeps_the_promise(
     n: int, fpr: float, confidence: float
