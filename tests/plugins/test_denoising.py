@@ -12,6 +12,7 @@ from compressor.plugins.denoising import Denoising, DenoisingConfig
 from torch import Tensor
 
 from compressor.data.images import Pixels
+from compressor.errors import ConfigError
 from compressor.plugin import Pass
 from compressor.spec import DataSpec, ImageSpec, VectorSpec
 from compressor.training.loop import Loop
@@ -22,7 +23,8 @@ Fit = Callable[..., Loop]
 IMAGES = ImageSpec(height=28, width=28, channels=1)
 VECTORS = VectorSpec(length=50, mean=(0.0,) * 50, scale=(1.0,) * 50)
 SMALL = {"network": "dense", "hidden": [64], "latent": 24}
-NOISES = ("gaussian", "masking", "salt-and-pepper", "dropout")
+OF_IMAGES = ("coarse", "patches", "defects")
+NOISES = ("gaussian", "masking", "salt-and-pepper", "dropout", *OF_IMAGES)
 
 
 def make(spec: DataSpec = IMAGES, **config: Any) -> Denoising:
@@ -102,6 +104,113 @@ def test_dropout_keeps_the_mean_and_scales_what_it_leaves(x: Tensor) -> None:
     assert seen.mean().item() == pytest.approx(x.mean().item(), rel=0.01)
 
 
+def test_coarse_noise_has_the_deviation_sigma_everywhere_and_is_smooth() -> None:
+    x = torch.full((4000, 1, 12, 40), 0.5)
+    noise = make(noise="coarse", sigma=0.05, size=8).corrupt(x) - x
+    assert noise.std(0).sub(0.05).abs().max().item() < 0.004  # 5 deviations of the estimate
+    assert abs(noise.mean().item()) < 0.001
+    near, far = (
+        (noise[..., distance:] * noise[..., : 40 - distance]).mean().item() / 0.05**2
+        for distance in (1, 16)  # pixels; those 16 apart share no point
+    )
+    assert near > 0.9
+    assert abs(far) < 0.02
+
+
+def test_coarse_noise_of_each_channel_is_its_own() -> None:
+    x = torch.full((200, 3, 16, 16), 0.5)
+    red, green, _ = (make(noise="coarse", sigma=0.1).corrupt(x) - x).unbind(1)
+    assert abs((red * green).mean().item()) < 0.001  # 0.01 if they were one
+
+
+@pytest.mark.parametrize("nu", [0.1, 0.25, 0.6])
+def test_patches_cover_a_fraction_of_every_image_with_its_mean(x: Tensor, nu: float) -> None:
+    seen = make(noise="patches", nu=nu, size=4).corrupt(x)
+    hit = seen != x
+    mean = x.mean((2, 3), keepdim=True).expand_as(x)
+    assert torch.equal(seen[hit], mean[hit])
+    share = hit.float().mean((1, 2, 3))
+    assert share.mean().item() == pytest.approx(nu, abs=0.02)  # what has the mean seems uncovered
+    assert share.std().item() < 0.04  # only what the border cuts off differs
+
+
+def test_patches_are_squares_that_lie_elsewhere_in_every_image_and_cover_all_channels() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(300, 3, 28, 28)
+    hit = make(noise="patches", nu=0.01, size=5).corrupt(x) != x  # one of 49 squares
+    assert torch.equal(hit[:, 0], hit[:, 1]) and torch.equal(hit[:, 0], hit[:, 2])
+    places = set()
+    for one in hit[:, 0]:
+        rows, columns = one.any(1).nonzero().flatten(), one.any(0).nonzero().flatten()
+        assert one.sum().item() == len(rows) * len(columns)
+        assert len(rows) <= 5 and len(columns) <= 5
+        if len(rows) == len(columns) == 5:
+            places.add((rows[0].item(), columns[0].item()))
+    assert len(places) > 100
+
+
+def test_defects_are_blots_of_one_shade_on_half_of_grey_images() -> None:
+    """Images of one grey each, so that all that is pasted is seen."""
+    torch.manual_seed(0)
+    x = torch.linspace(0.3, 0.7, 1000).reshape(-1, 1, 1, 1).expand(1000, 1, 40, 24)
+    seen = make(noise="defects", nu=0.2).corrupt(x)
+    hit = seen != x
+    defective = hit.flatten(1).any(1)
+    assert defective.float().mean().item() == pytest.approx(0.5, abs=0.06)
+    share = hit[defective].float().mean((1, 2, 3))
+    assert share.mean().item() == pytest.approx(0.1, abs=0.02)  # uniform up to nu, in the mean
+    for image, blot in zip(seen[defective], hit[defective], strict=True):
+        assert image[blot].unique().numel() == 1
+    turned = hit[defective][:, :, 1:] != hit[defective][:, :, :-1]
+    assert turned.float().mean().item() < 0.05  # 0.2 of pixels that are drawn one by one
+
+
+def test_defects_are_pieces_of_the_batch_as_often_of_the_same_image() -> None:
+    """Images of one colour each, so that it is seen what was pasted: a shade keeps differences."""
+    torch.manual_seed(0)
+    hues = torch.rand(400, 3) * 0.02 + 0.49
+    x = hues[:, :, None, None].expand(400, 3, 16, 16)
+    seen = make(noise="defects", nu=0.5).corrupt(x)
+    sources = []
+    for number, hit in enumerate((seen != x).all(1)):
+        if not hit.any():
+            continue
+        colour = seen[number, :, hit][:, 0]
+        if colour.min() > 0 and colour.max() < 1:  # not clipped
+            shade = colour - hues
+            distance = (shade - shade.mean(1, keepdim=True)).abs().amax(1)
+            assert distance.min().item() < 1e-6
+            sources.append(distance.argmin().item() == number)
+    assert len(sources) > 150
+    assert np.mean(sources) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("noise", OF_IMAGES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("number", [1, 5])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (30, 2), (13, 17)])
+def test_images_of_any_size_are_corrupted_within_0_and_1(
+    noise: str, channels: int, number: int, size: tuple[int, int]
+) -> None:
+    model = make(noise=noise, sigma=1.0, nu=0.9)
+    for grain in (1, 3, 4096):
+        model.config = model.config.model_copy(update={"size": grain})
+        x = torch.rand(number, channels, *size)
+        kept = x.clone()
+        several = torch.stack([model.corrupt(x) for _ in range(20)])
+        assert torch.equal(x, kept)
+        assert several.shape == (20, *x.shape) and several.dtype == x.dtype
+        assert several.min().item() >= 0 and several.max().item() <= 1
+        if size != (1, 1) or noise != "patches":  # a pixel is its own mean
+            assert not torch.equal(several, x.expand_as(several))
+
+
+@pytest.mark.parametrize("noise", OF_IMAGES)
+def test_noises_of_images_are_refused_for_vectors(noise: str) -> None:
+    with pytest.raises(ConfigError, match=f"noise={noise} is for images.*use gaussian"):
+        make(VECTORS, noise=noise)
+
+
 @pytest.mark.parametrize("noise", NOISES)
 @torch.no_grad()
 def test_the_encoder_sees_noise_in_training_and_the_input_itself_in_use(
@@ -165,7 +274,7 @@ def test_a_step_of_a_training_always_has_the_same_noise(clothes: Pixels, fit: Fi
     assert not torch.equal(hits[0], hits[1])
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("noise", [noise for noise in NOISES if noise not in OF_IMAGES])
 def test_outputs_are_nearer_to_the_clean_images_than_the_noisy_inputs(
     clothes: Pixels, fit: Fit, noise: str
 ) -> None:
