@@ -27,7 +27,7 @@ REACH = 4  # positions of a code, along each side, that share a position of v
 SMALLEST = 32  # elements of a code that has side information
 LARGEST_SIDE = 127  # of v, and -127 the least
 FARTHEST = 2000  # from its location: an integer that lies beyond escapes
-PSEUDO = 16.0  # occurrences that a table has before any code is seen, as the logistic has them
+PSEUDO = 64.0  # occurrences that a table has before any code is seen, as the logistic has them
 SYMBOL_BITS = 8  # of a stored symbol of a table, about
 _CHANNELS = struct.Struct("<I")
 Floats = npt.NDArray[np.float32]
@@ -199,7 +199,7 @@ def _table(counts: Integers, scale: float, fraction: int | None) -> Table:
     edges = np.tanh((np.append(distance, FARTHEST + 1) - 0.5 - offset) / (2 * scale)) / 2
     weights = counts + PSEUDO * np.diff(edges)
     kept = weights > 1 / TOTAL * PSEUDO
-    return table_of_counts(distance[kept], weights[kept])
+    return table_of_counts(distance[kept], weights[kept], smoothing=0.0)
 
 
 def _bits(table: Table, counts: Integers) -> float:

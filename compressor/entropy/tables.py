@@ -19,6 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 TOTAL = 1 << 16  # the frequencies of a table sum to this
 ESCAPE_BITS = 32  # an escaped integer in full
+SMOOTHING = 0.5  # of counts (Krichevsky & Trofimov 1981)
 MAX_SYMBOLS = 4096  # of one table, ESCAPE included
 INT32 = np.iinfo(np.int32)
 
@@ -133,9 +134,13 @@ def learn_table(values: Codes) -> Table:
     return table_of_counts(*np.unique(values.astype(np.int64), return_counts=True))
 
 
-def table_of_counts(values: Integers, counts: npt.NDArray[Any]) -> Table:
+def table_of_counts(
+    values: Integers, counts: npt.NDArray[Any], smoothing: float = SMOOTHING
+) -> Table:
     """The table for distinct, ascending values (n,) and how often each came: of some ranges, the
     one whose code is the shortest.
+
+    smoothing: occurrences that every symbol is given besides.
 
     Tried are ranges without 0, 1, 2, 4, 8... of the outermost occurrences: a wide range spends
     probability on integers that never come, a narrow one on escapes.
@@ -145,7 +150,7 @@ def table_of_counts(values: Integers, counts: npt.NDArray[Any]) -> Table:
     for left_out in [0, *(1 << power for power in range((total - 1).bit_length())), total - 1]:
         low, high = _narrowest_range(values, counts, total - left_out)
         if high - low + 2 <= MAX_SYMBOLS:
-            table, bits = _table_of_range(values, counts, low, high)
+            table, bits = _table_of_range(values, counts, low, high, smoothing)
             candidates.append((bits, table))
     return min(candidates, key=lambda candidate: candidate[0])[1]
 
@@ -163,26 +168,26 @@ def _narrowest_range(values: Integers, counts: npt.NDArray[Any], kept: float) ->
 
 
 def _table_of_range(
-    values: Integers, counts: npt.NDArray[Any], low: int, high: int
+    values: Integers, counts: npt.NDArray[Any], low: int, high: int, smoothing: float
 ) -> tuple[Table, float]:
     """The table that covers low..high, and the bits of all values under it."""
     first, last = np.searchsorted(values, [low, high + 1])
     symbols = np.zeros(high - low + 2)
     symbols[values[first:last] - low] = counts[first:last]
-    symbols[-1] = counts.sum() - symbols.sum()
-    table = Table(low, to_frequencies(symbols))
+    symbols[-1] = max(0, counts.sum() - symbols.sum())  # of floats, a sum may be off
+    table = Table(low, to_frequencies(symbols, smoothing))
     bits = -np.log2(table.frequencies / TOTAL)
     bits[-1] += ESCAPE_BITS
     return table, float(symbols @ bits)
 
 
-def to_frequencies(counts: npt.NDArray[Any]) -> Integers:
+def to_frequencies(counts: npt.NDArray[Any], smoothing: float = SMOOTHING) -> Integers:
     """Frequencies >= 1 that sum to 2**16, from how often each symbol came, (n,).
 
-    Counts are smoothed by 1/2 (Krichevsky & Trofimov 1981). Frequencies keep 4 significant bits:
-    that takes a third off the stored tables and adds about 0.0003 bits to a symbol.
+    Frequencies keep 4 significant bits: that takes a third off the stored tables and adds about
+    0.0003 bits to a symbol.
     """
-    share = (counts + 0.5) / (counts + 0.5).sum()
+    share = (counts + smoothing) / (counts + smoothing).sum()
     target = 1 + share * (TOTAL - len(counts))
     step = np.int64(1) << np.maximum(np.frexp(target)[1].astype(np.int64) - 4, 0)
     frequencies: Integers = np.floor(target / step).astype(np.int64) * step
