@@ -203,7 +203,8 @@ def _goals(found: Sequence[Found]) -> str:
             row = [data.title, method, against, asked]
             wanted = f"{goal.wanted:.0%}"
             if result is None:
-                rows.append([*row, "none", "-", wanted, "-"])
+                apart = f"none: theirs end at {theirs.high:.1f}" if ours and theirs else "none"
+                rows.append([*row, apart, "-", wanted, "-"])
                 continue
             over = f"{result.low:.1f} to {result.high:.1f}"
             whole = goal.low < 0 or (result.low <= goal.low and result.high >= goal.high)

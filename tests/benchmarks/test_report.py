@@ -47,7 +47,7 @@ def test_goals_are_against_the_best_setting_and_say_what_was_compared(found):
     assert [row[3:] for row in rows] == [
         ["20 to 24", "20.0 to 24.0", "-50.0%", "-55%", "**no** |"],
         ["24 to 28", "24.0 to 28.0", "-50.0%", "-35%", "yes |"],
-        ["28 to 32", "none", "-", "-10%", "- |"],
+        ["28 to 32", "none: theirs end at 39.0", "-", "-10%", "- |"],
         ["all", "none", "-", "-10%", "- |"],
     ]
 
