@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 SIZES = (1, 3, 3, 3, 1)
 INITIAL_SCALE = 10.0  # of the range that has most of the mass at first
-LEAST = 1e-9  # of a probability: its gradient would vanish
+NARROWEST = 1e-6  # of logits: a difference that float32 may have lost
 
 
 class Density(nn.Module):
@@ -42,11 +43,7 @@ class Density(nn.Module):
     def bits(self, z: Tensor) -> Tensor:
         """-log2 P of each element of z: (N, C) or (N, C, h, w)."""
         values = z.transpose(0, 1).flatten(1).unsqueeze(1)
-        lower, upper = self._logits(values - 0.5), self._logits(values + 0.5)
-        # Where both are large their sigmoids are equal: from the other side they are not.
-        sign = -torch.sign(lower + upper).detach()
-        p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
-        bits = -torch.log2(p.clamp_min(LEAST)).squeeze(1)
+        bits = bits_between(self._logits(values - 0.5), self._logits(values + 0.5)).squeeze(1)
         return bits.reshape(z.transpose(0, 1).shape).transpose(0, 1)
 
     def _logits(self, v: Tensor) -> Tensor:
@@ -58,3 +55,15 @@ class Density(nn.Module):
             if number < last:
                 v = v + torch.tanh(factor) * torch.tanh(v)
         return v
+
+
+def bits_between(lower: Tensor, upper: Tensor) -> Tensor:
+    """-log2(sigmoid(upper) - sigmoid(lower)).
+
+    As a difference it would be 0 far out, and so would its gradient: what lies there could never
+    come back, nor a density widen. With x = lower and y = upper it is, exactly,
+    sigmoid(y) sigmoid(-x) (1 - exp(x - y)).
+    """
+    apart = (upper - lower).clamp_min(NARROWEST)
+    log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-apart))
+    return log_p / -math.log(2)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..entropy.hyperprior import FRACTIONS, LARGEST_SIDE, LEVELS, REACH, side_channels
-from .density import LEAST, Density
+from .density import Density, bits_between
 
 UNIT = 16  # hidden activations of the decoder are multiples of 1 / UNIT
 TOP = 255  # of a hidden activation, in such units
@@ -209,7 +209,4 @@ def _bits(distance: Tensor, level: Tensor) -> Tensor:
     """-log2 of the logistic distribution's mass within 1/2 of ``distance`` from its location."""
     level = within(level, 0, LEVELS - 1)
     precision = torch.exp(-LEVEL * level) / LEAST_SCALE
-    distance = distance.abs()
-    upper, lower = (0.5 - distance) * precision, (-0.5 - distance) * precision
-    p = torch.sigmoid(upper) - torch.sigmoid(lower)
-    return -torch.log2(within(p, LEAST, 1.0))
+    return bits_between((distance - 0.5) * precision, (distance + 0.5) * precision)
