@@ -35,9 +35,10 @@ from ..spec import CodeSpec, DataSpec, ImageSpec
 from .card import model_card
 from .dataset import ELEMENTS_AT_ONCE, Dataset, Indices, Split, pieces
 from .normalisation import Normalisation
-from .quantiser import choose_steps, fitted_steps, model_code, round_weights, squared_error
+from .quantiser import choose_steps, fitted_steps, model_code, squared_error
 from .rate import Aim, places
 from .settings import TrainingSettings
+from .weights import round_weights
 
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
 PRIOR_ELEMENTS = 2**24  # of the codes that the tables are learned from
