@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
+PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -139,18 +140,28 @@ class Model:
             raise ModelError(f"{self.location} has no {name}")
         content = _stored(self.location, name, entry.size)
         if content is None:
-            packed = _stored(self.location, f"{name}.xz", entry.size + 1024)
-            if packed is None:
-                raise ModelError(
-                    f"{self.location}/{name} is missing; take a good copy of the model"
-                )
-            content = _unpack(packed, entry.size)
+            content = self._read_embedded(name, entry.size)
         if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise ModelError(
                 f"{self.location}/{name} does not have the hash in the manifest: "
                 "it was altered, swapped or damaged; take a good copy of the model"
             )
         return content
+
+    def _read_embedded(self, name: str, size: int) -> bytes:
+        """A file as archives have it; what is damaged may give anything."""
+        from .packing import unpack
+
+        packed = _stored(self.location, f"{name}{PACKED}", 2 * size + 1024)
+        if packed is not None:
+            return unpack(packed, size)
+        packed = _stored(self.location, f"{name}.xz", size + 1024)
+        if packed is None:
+            raise ModelError(f"{self.location}/{name} is missing; take a good copy of the model")
+        try:
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed, size + 1)
+        except (lzma.LZMAError, EOFError):
+            return b""
 
     @cached_property
     def prior(self) -> Tables:
@@ -185,7 +196,7 @@ class Model:
             except ModelError as error:
                 problems.append(str(error))
         known = {*self.manifest.files, "manifest.json", "manifest.sha256"}
-        known |= {f"{name}.xz" for name in self.manifest.files}
+        known |= {f"{name}{end}" for name in self.manifest.files for end in (PACKED, ".xz")}
         for name in _names(self.location):
             if name not in known:
                 problems.append(f"{self.location}/{name} does not belong to the model")
@@ -193,10 +204,12 @@ class Model:
 
     def embed(self, folder: Path) -> None:
         """Writes what decoding needs into ``folder``, as small as it gets."""
+        from .packing import pack
+
         folder.mkdir()
         entries = {name: self.manifest.files[name] for name in decoding_files(self.manifest)}
         for name in entries:
-            (folder / f"{name}.xz").write_bytes(_pack(self.read(name)))
+            (folder / f"{name}{PACKED}").write_bytes(pack(self.read(name)))
         manifest = ModelManifest(
             created_by=self.manifest.created_by,
             plugin=self.manifest.plugin,
@@ -339,19 +352,3 @@ def _refuse_unsafe_names(location: Path, names: list[str]) -> None:
     for name in names:
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise ModelError(f"{location} is not a model: its member {name!r} is not a plain file")
-
-
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 2, "pb": 2}]
-
-
-def _pack(content: bytes) -> bytes:
-    """xz with contexts by position modulo 4, which suits float32 weights and integer tables."""
-    return lzma.compress(content, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=_FILTERS)
-
-
-def _unpack(packed: bytes, size: int) -> bytes:
-    """Decompresses at most ``size`` + 1 bytes, whatever the file claims; b"" if it is damaged."""
-    try:
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed, size + 1)
-    except (lzma.LZMAError, EOFError):
-        return b""

@@ -16,8 +16,9 @@ from ..model import FileEntry
 from ..spec import DataSpec
 
 FORMAT: Final = "compressor-archive"
-FORMAT_VERSION: Final = 2
-READ_VERSIONS: Final = (1, 2)  # 1 knows no images that a fallback codec stored
+FORMAT_VERSION: Final = 3
+# 1 knows no images that a fallback codec stored; 1 and 2 have a model's files in xz
+READ_VERSIONS: Final = (1, 2, 3)
 MAX_MANIFEST = 1 << 28  # bytes
 MAX_NAMED = 1000  # unreadable images that the manifest names
 
@@ -50,7 +51,7 @@ class ArchiveManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: Literal["compressor-archive"] = FORMAT
-    format_version: Literal[1, 2] = FORMAT_VERSION
+    format_version: Literal[1, 2, 3] = FORMAT_VERSION
     created_by: str = f"compressor {__version__}"
     images: int
     unreadable: Unreadable = Unreadable()
@@ -124,7 +125,7 @@ def read_manifest(folder: Path) -> ArchiveManifest:
     if version not in READ_VERSIONS:
         raise ArchiveError(
             f"{folder} has archive format version {version}; compressor {__version__} reads "
-            f"versions {' and '.join(map(str, READ_VERSIONS))}: update compressor"
+            f"versions {READ_VERSIONS[0]} to {READ_VERSIONS[-1]}: update compressor"
         )
     try:
         return ArchiveManifest.model_validate(data)

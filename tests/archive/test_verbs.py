@@ -234,7 +234,7 @@ def test_a_damaged_model_inside_is_replaced_by_a_copy(
     archive: Path, dense_model: Path, rebuilt: Pixels, tmp_path: Path
 ) -> None:
     damaged = shutil.copytree(archive, tmp_path / "a")
-    with (damaged / "model" / "decoder.onnx.xz").open("r+b") as file:
+    with (damaged / "model" / "decoder.onnx.packed").open("r+b") as file:
         file.seek(1000)
         file.write(b"damage")
     with pytest.raises(ArchiveError, match=r"model inside .* is damaged .*give the model"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from compressor.engine.engine import Engine
 from compressor.entropy.prior import Prior
 from compressor.entropy.tables import Table
 from compressor.model import Model, file_entries
+from compressor.packing import pack, unpack
 
 from .command_line import run
 from .files import pixels_of, rehash, same, tree
@@ -90,14 +90,14 @@ def with_other_tables(archive: Path, copy: Path) -> Path:
     low, frequencies = prior.tables[0]
     tables = [Table(low + 1, frequencies), *prior.tables[1:]]
     content = Prior(prior.shape, prior.per_element, tables).to_bytes()
-    (altered / "model" / "prior.bin.xz").write_bytes(lzma.compress(content))
+    (altered / "model" / "prior.bin.packed").write_bytes(pack(content))
     return altered
 
 
 def make_hashes_right(archive: Path) -> None:
     """As somebody would who means to change an archive: from the tables up to its own manifest."""
     model = archive / "model"
-    tables = file_entries({"prior.bin": lzma.decompress((model / "prior.bin.xz").read_bytes())})
+    tables = file_entries({"prior.bin": unpack((model / "prior.bin.packed").read_bytes(), 1 << 20)})
     files = json.loads((model / "manifest.json").read_text())["files"]
     rehash(model, files=files | {"prior.bin": tables["prior.bin"].model_dump()})
     files = json.loads((archive / "manifest.json").read_text())["files"]
@@ -149,11 +149,11 @@ def test_an_archive_from_a_newer_version_is_refused_with_what_to_do(
     archive: Path, tmp_path: Path
 ) -> None:
     newer = shutil.copytree(archive, tmp_path / "a")
-    rehash(newer, format_version=3)
+    rehash(newer, format_version=4)
     for arguments in (("decompress", newer, "-o", tmp_path / "out"), ("inspect", newer)):
         ran = run(*arguments)
         assert ran.code == 1
-        assert "has archive format version 3;" in ran.error and "update compressor" in ran.error
+        assert "has archive format version 4;" in ran.error and "update compressor" in ran.error
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     ran = run("verify", newer)
     assert ran.code == 1 and "update compressor" in ran.out + ran.err

@@ -1,0 +1,234 @@
+"""A file as an archive's model has it: weights entropy-coded, all else by xz.
+
+The weights of a graph are float32 numbers in fixed point (training/weights.py): for each column of
+a tensor a power of two, times integers. Integers of a tensor are coded with a table of their own
+(entropy/tables.py), but for low bits where they spread far: those look like chance and are stored
+as they are (Golomb 1966). Exact for any content; archive/FORMAT.md has the bytes.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .entropy.coder import decode, encode
+from .entropy.prior import Reader, tables_to_bytes
+from .entropy.tables import MAX_SYMBOLS, Codes, Integers, Stage, Table, Tables, learn_table
+from .errors import CompressorError
+
+HEADER = struct.Struct("<III")  # bytes of the xz stream, bytes of the payload, tensors
+TENSOR = struct.Struct("<IIIIB")  # where it begins, rows, columns, numbers in a cell, low bits
+FEWEST = 64  # weights of a tensor for which a table pays
+MOST = 1 << 26  # weights of a file, whose memory is taken before damage shows
+LARGEST = 1 << 24  # an integer that float32 has with all its neighbours
+SPREAD = 8  # low bits go while integers are further from 0 than this, on average
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 2, "pb": 2}]
+
+
+class Span(NamedTuple):
+    """float32 numbers in a file: (rows, columns, cell) of them, from a byte ``start`` on."""
+
+    start: int
+    rows: int
+    columns: int
+    cell: int
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns * self.cell
+
+
+class Weights(NamedTuple):
+    """A span as integers (rows, columns, cell) times 2^exponents, (columns, 1)."""
+
+    span: Span
+    integers: Codes
+    exponents: Integers
+    low_bits: int
+
+
+class TensorTables(Tables):
+    """A table for each of some tensors, one behind the other: codes (1, all their numbers)."""
+
+    def __init__(self, tables: Sequence[Table], counts: Sequence[int]) -> None:
+        super().__init__(tables)
+        self.counts = counts
+
+    def stages(self, codes: Codes, known: bool = True) -> Iterator[Stage]:
+        yield Stage(codes, np.repeat(np.arange(len(self.tables)), self.counts), 0)
+
+
+def pack(content: bytes) -> bytes:
+    """``content``, smaller; ``unpack`` gives it back."""
+    tensors = [found for spans in _tensors(content) if (found := _weights(content, spans))]
+    if sum(tensor.span.size for tensor in tensors) > MOST:
+        tensors = []
+    high = [(tensor.integers >> tensor.low_bits).ravel() for tensor in tensors]
+    prior = TensorTables([learn_table(values) for values in high], [v.size for v in high])
+    payload = encode(np.concatenate(high)[None], prior) if tensors else b""
+    rest, end = [], 0
+    for tensor in tensors:
+        rest.append(content[end : tensor.span.start])
+        end = tensor.span.start + 4 * tensor.span.size
+    parts = [
+        *(TENSOR.pack(*tensor.span, tensor.low_bits) for tensor in tensors),
+        *(tensor.exponents.astype("<i2").tobytes() for tensor in tensors),
+        tables_to_bytes(prior) if tensors else b"",
+        *rest,
+        content[end:],
+    ]
+    stream = lzma.compress(b"".join(parts), lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=XZ)
+    header = HEADER.pack(len(stream), len(payload), len(tensors))
+    return header + stream + payload + b"".join(_low(tensor) for tensor in tensors)
+
+
+def unpack(packed: bytes, size: int) -> bytes:
+    """The content, of ``size`` bytes; b"" for what ``pack`` does not write."""
+    try:
+        return _unpacked(packed, size)
+    except (CompressorError, lzma.LZMAError, EOFError, struct.error, ValueError):
+        return b""
+
+
+def _unpacked(packed: bytes, size: int) -> bytes:
+    length, of_payload, count = HEADER.unpack_from(packed)
+    stream, at = packed[HEADER.size :][:length], HEADER.size + length
+    payload, low = packed[at:][:of_payload], packed[at + of_payload :]
+    if 4 * FEWEST * count > size:
+        raise ValueError("more tensors than there are numbers for")
+    most = 2 * size + count * (TENSOR.size + 6 + 2 * MAX_SYMBOLS)
+    reader = Reader(lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(stream, most + 1))
+    if not count:
+        return reader.take(reader.rest)
+    tensors = [TENSOR.unpack(reader.take(TENSOR.size)) for _ in range(count)]
+    spans = [Span(*fields) for *fields, _ in tensors]
+    if (numbers := sum(span.size for span in spans)) > min(size // 4, MOST):
+        raise ValueError("more numbers than bytes for them")
+    exponents = [reader.array("<i2", span.columns) for span in spans]
+    prior = TensorTables(reader.tables(count), [span.size for span in spans])
+    (high,) = decode(payload, 1, (numbers,), prior)
+    content, done = bytearray(), 0
+    for (*_, bits), span, powers in zip(tensors, spans, exponents, strict=True):
+        content += reader.take(max(0, span.start - len(content)))
+        values, done = high[done : done + span.size].astype(np.int64), done + span.size
+        if bits:
+            bytes_of_low = -(-bits * span.size // 8)
+            values = values << bits | _from_bits(low[:bytes_of_low], bits, span.size)
+            low = low[bytes_of_low:]
+        content += _floats(values.reshape(span[1:]), powers[:, None]).tobytes()
+    return bytes(content) + reader.take(reader.rest)
+
+
+def _low(tensor: Weights) -> bytes:
+    """The low bits of a tensor's integers, the highest of each first, to a whole byte."""
+    wanted = np.arange(tensor.low_bits - 1, -1, -1)
+    return np.packbits(tensor.integers.reshape(-1, 1) >> wanted & 1).tobytes()
+
+
+def _from_bits(packed: bytes, bits: int, count: int) -> Integers:
+    flat = np.unpackbits(np.frombuffer(packed, np.uint8), count=bits * count)
+    return flat.reshape(count, bits).astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1))
+
+
+def _floats(integers: npt.NDArray[Any], exponents: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # of damaged files
+        floats: npt.NDArray[np.float32] = np.ldexp(integers.astype(np.float64), exponents).astype(
+            "<f4"
+        )
+    return floats
+
+
+def _weights(content: bytes, spans: Sequence[Span]) -> Weights | None:
+    """A tensor, seen as that of its spans which makes the smallest integers; or None."""
+    found = [weights for span in spans if (weights := _in_fixed_point(content, span))]
+    return min(found, key=lambda weights: np.abs(weights.integers).sum(), default=None)
+
+
+def _in_fixed_point(content: bytes, span: Span) -> Weights | None:
+    """None where numbers are no small integers times powers of two, or would come back changed."""
+    stored = content[span.start : span.start + 4 * span.size]
+    values = np.frombuffer(stored, "<f4").astype(np.float64).reshape(span[1:])
+    if not np.isfinite(values).all():
+        return None
+    mantissas, powers = np.frexp(values)
+    whole = np.ldexp(mantissas, 24).astype(np.int64)
+    lowest = powers - 24 + np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    ends = np.where(whole == 0, np.iinfo(np.int16).max, lowest).min((0, 2))
+    exponents = np.where(ends == np.iinfo(np.int16).max, 0, ends)[:, None]
+    integers = np.ldexp(values, -exponents)
+    if np.abs(integers).max() > LARGEST:
+        return None
+    integers = integers.astype(np.int32)
+    if _floats(integers, exponents).tobytes() != stored:  # -0.0
+        return None
+    spread = float(np.abs(integers).mean())
+    return Weights(span, integers, exponents, max(0, math.ceil(math.log2(max(spread, 1) / SPREAD))))
+
+
+def _tensors(content: bytes) -> Iterator[list[Span]]:
+    """The float32 tensors of an ONNX graph, with columns along the second axis and the first.
+
+    Only as much of the format as that takes: a message is a sequence of numbered fields (Protocol
+    Buffers' wire format). Of a ModelProto field 7 is the graph, whose fields 5 are tensors: 1 are
+    dimensions, 2 says the type, 9 are the numbers. For all else there are none.
+    """
+    try:
+        for graph in _fields(content, 0, len(content), 7):
+            for tensor in _fields(content, *graph, 5):
+                dimensions = [size for size, _ in _fields(content, *tensor, 1)]
+                ((kind, _),) = _fields(content, *tensor, 2)
+                raw = list(_fields(content, *tensor, 9))
+                count = math.prod(dimensions)
+                if kind != 1 or len(raw) != 1 or count < FEWEST or not dimensions:
+                    continue
+                start, end = raw[0]
+                if end - start != 4 * count:
+                    continue
+                first, second, *others = *dimensions, 1
+                cell = math.prod(others)
+                yield [Span(start, first, second, cell), Span(start, 1, first, second * cell)]
+    except (IndexError, ValueError):
+        return
+
+
+def _fields(content: bytes, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Of the fields of that number: (start, end) of bytes, or (value, 0) of an integer."""
+    at = start
+    while at < end:
+        key, at = _integer(content, at)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, at = _integer(content, at)
+            found = value, 0
+        elif kind in (1, 5):
+            found = at, at + (8 if kind == 1 else 4)
+            at = found[1]
+        elif kind == 2:
+            length, at = _integer(content, at)
+            found = at, at + length
+            at = found[1]
+        else:
+            raise ValueError("not a message")
+        if at > end:
+            raise ValueError("not a message")
+        if number == wanted:
+            yield found
+
+
+def _integer(content: bytes, at: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first; and where it ends."""
+    value, shift = 0, 0
+    while True:
+        byte = content[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("not a number")
