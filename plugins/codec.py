@@ -25,12 +25,12 @@ from compressor.training.networks import Latent, Widths
 
 SLOPE = 0.1  # of the leaky ReLU
 # Grey, blue against red, green against both, orthonormal; and how much less than grey the others
-# matter, as if their frequencies were higher.
+# matter, as if their frequencies were higher: by as many half waves a pixel.
 COLOURS = (
     nn.functional.normalize(
         torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]]), dim=1
     ),
-    torch.tensor([0.0, 3.0, 3.0]),
+    torch.tensor([0.0, 0.5, 0.5]),
 )
 
 

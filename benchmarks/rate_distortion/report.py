@@ -156,7 +156,8 @@ def _introduction(seconds: float, longer: float) -> str:
 
 measures, and the same with `--report` writes this part, its plot and [what both were made
 of](compression.jsonl), which is not measured again. A training is one process of one thread
-(`OMP_NUM_THREADS=1`), two at a time. Bytes are sizes of files; a rate is
+(`OMP_NUM_THREADS=1`); its time is the thread's CPU time, which other work on the machine changes
+little. Bytes are sizes of files; a rate is
 bytes times 8 over height x width, in bits a pixel. PSNR is 10 log10(255² / MSE), the MSE pooled
 over all values of all test images after rounding. Rates between measured points are interpolated
 (PCHIP of the log rate over PSNR). Nothing that is measured was trained on.

@@ -38,10 +38,12 @@ def test_untrained_it_is_a_transform_and_its_inverse(config, least, clothes) -> 
     assert -10 * np.log10(error) > least
 
 
-def test_of_colours_the_grey_parts_stay() -> None:
+@pytest.mark.parametrize(("patch", "least"), [(4, 25), (8, 15)])
+def test_of_few_channels_some_are_for_colours(patch, least) -> None:
     torch.manual_seed(0)
-    model = Codec(CodecConfig(latent=24), ImageSpec(height=16, width=16, channels=3))
-    ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    config = CodecConfig(latent=24, patch=patch, widths=[192])
+    model = Codec(config, ImageSpec(height=16, width=16, channels=3))
+    ramp = torch.stack([torch.linspace(at, 1 - at, 16).expand(16, 16) for at in (0, 1, 0.3)])[None]
     with torch.no_grad():
         error = (model.decode(model.encode(ramp).mean) - ramp).square().mean().item()
-    assert -10 * np.log10(error) > 25
+    assert -10 * np.log10(error) > least
