@@ -71,6 +71,7 @@ class State:
     step: int = 0  # over all phases
     phase_step: int = 0
     phase_seconds: float = 0.0
+    started_at: int = 0  # the phase's step at which the bottleneck started
     seconds: float = 0.0
     best_loss: float = math.inf
     best_weights: dict[str, Tensor] | None = None
@@ -139,6 +140,7 @@ class Loop:
             self._run_phase(fabric, phase, saved)
             saved = None
             self.state.phase, self.state.phase_step, self.state.phase_seconds = number + 1, 0, 0.0
+            self.state.started_at = 0
             self.state.best_loss, self.state.best_weights = math.inf, None
             self.state.without_progress = 0
         if len(self.split.validation):
@@ -237,8 +239,10 @@ class Loop:
         if phase.together:
             for player, optimiser in pairs:
                 self._move(fabric, objective, optimiser, player.learning_rate * factor)
+        # Adam's first steps are as long as any, and an untaught prior's would go astray.
+        factor *= SPEED * self._warmth(self.state.started_at)
         for optimiser in optimisers[len(pairs) :]:
-            self._move(fabric, objective, optimiser, SPEED * factor)
+            self._move(fabric, objective, optimiser, factor)
         return total
 
     def _move(self, fabric: Fabric, objective: Any, optimiser: Any, factor: float) -> None:
@@ -269,6 +273,7 @@ class Loop:
                 torch.manual_seed(self.seed)  # the same random signs in every process
                 code = model_code(self.model, self.probe)
                 bottleneck.start(code, sensitivity_of(self.model, code[:PROBE_INPUTS]))
+                self.state.started_at = self.state.phase_step
                 # losses without bits are lower, and no measure of what comes
                 self.state.best_loss, self.state.best_weights = math.inf, None
             else:
@@ -369,10 +374,14 @@ class Loop:
 
     def _schedule(self, progress: float) -> float:
         """The learning rate as a part of the highest: linear warm-up, then half a cosine."""
-        warm = min(1.0, (self.state.phase_step + 1) / (self.settings.warmup_steps + 1))
+        warm = self._warmth(0)
         if self.settings.schedule == "constant":
             return warm
         return warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _warmth(self, since: int) -> float:
+        """Rises to 1 in the steps of the warm-up, from the phase's step ``since`` on."""
+        return min(1.0, (self.state.phase_step - since + 1) / (self.settings.warmup_steps + 1))
 
     def _refuse_nan(self, value: float, phase: Phase, what: str) -> None:
         if math.isfinite(value):

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compressor.plugins.codec import Codec
 from compressor.plugins.vae import VAE
 
 from compressor import verbs
-from compressor.bottleneck.bottleneck import Bottleneck
+from compressor.bottleneck.bottleneck import SPEED, Bottleneck
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
 from compressor.model import Model
 from compressor.plugin import Pass
+from compressor.training.loop import Loop
 from compressor.training.objective import total
 from compressor.training.rate import Aim, add_bottleneck
 from compressor.training.restore import restore
@@ -173,3 +175,38 @@ def test_every_kind_of_plugin_compresses_vectors_with_a_rate(kind, tmp_path: Pat
     assert told["payload_bytes"] > 0 and told["mse"] < 20
     assert "hyper_decoder.onnx" in Model.open(tmp_path / "model").manifest.files
     assert verbs.verify(tmp_path / "archive")["ok"]
+
+
+def test_the_priors_learning_rate_rises_from_where_it_starts(fit, clothes, monkeypatch) -> None:
+    moves: list[list[float]] = []
+    move = Loop._move
+
+    def recorded(self, fabric, objective, optimiser, factor) -> None:
+        if len(moves) <= self.state.step:
+            moves.append([])
+        moves[-1].append(factor)
+        move(self, fabric, objective, optimiser, factor)
+
+    monkeypatch.setattr(Loop, "_move", recorded)
+
+    class WithRate(Codec):
+        def __init__(self, config, spec) -> None:
+            super().__init__(config, spec)
+            add_bottleneck(self, TrainingSettings(rate=0.02))
+
+    starts: list[int] = []
+    fit(
+        WithRate,
+        clothes[:64],
+        100,
+        {"widths": [8], "patch": 4, "depth": 0, "latent": 4},
+        report=lambda model, state: starts.append(state.started_at),
+        schedule="constant",
+        warmup_steps=9,
+    )
+    start = max(starts)
+    assert 1 <= start < 5
+    others, prior = np.array(moves).T
+    np.testing.assert_allclose(others, np.minimum(1, np.arange(1, 101) / 10))
+    rising = np.minimum(1, np.arange(1, 101 - start) / 10)
+    np.testing.assert_allclose(prior[start:], SPEED * others[start:] * rising)
