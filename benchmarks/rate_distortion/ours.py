@@ -33,15 +33,21 @@ SETTINGS: dict[str, Any] = {
 }
 RATES = (0.02, 0.003, 0.05, 0.008, 0.001)
 GREY = {"widths": [96], "latent": 16}
-COLOUR = {"widths": [96], "latent": 24}
-LARGER = {"widths": [96, 128], "depth": 3, "latent": 48}
+COLOUR = {"widths": [96], "latent": 24, "learning_rate": 0.002, "batch_size": 32}
+LARGER = {
+    "widths": [128],
+    "patch": 8,
+    "latent": 64,
+    "learning_rate": 0.001,
+    "batch_size": 16,
+}
 ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
     "fashion-mnist": (RATES, GREY),
     "mnist": (RATES, GREY),
     "cifar-10": (RATES, COLOUR),
     "crops": (RATES, LARGER),
     "eurosat": (RATES, LARGER),
-    "kodak": (RATES, {**LARGER, "batch_size": 8}),
+    "kodak": (RATES, {**LARGER, "batch_size": 8, "crop": 96}),
 }
 
 
