@@ -18,7 +18,7 @@ test: $(VENV)/installed-test
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy compressor plugins cli.py examples/demo.py benchmarks
+	$(BIN)/mypy compressor plugins cli.py examples/demo.py examples/detectors.py benchmarks
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

@@ -51,6 +51,7 @@ FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
+MANIFEST_FILES = ("manifest.json", "manifest.sha256")
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -109,10 +110,13 @@ def digest_of(manifest: ModelManifest) -> str:
 
 
 class Model:
-    """A trained model, read from a folder, from a zip, or from inside an archive."""
+    """A trained model, read from a folder, from a zip, from inside an archive, or from memory."""
 
-    def __init__(self, location: Path, manifest: ModelManifest) -> None:
+    def __init__(
+        self, location: Path, manifest: ModelManifest, files: Mapping[str, bytes] | None = None
+    ) -> None:
         self.location = location
+        self._files = files
         self.manifest = manifest
         self.spec = manifest.data
         self.code = manifest.code
@@ -123,22 +127,33 @@ class Model:
         """Reads the manifest; raises ModelError if it is missing, altered, damaged or too new."""
         location = Path(location)
         text = _stored(location, "manifest.json", MAX_MANIFEST)
-        if text is None:
-            raise ModelError(f"{location} is not a model: it has no manifest.json")
         hash_line = _stored(location, "manifest.sha256", 1000)
-        if hash_line != _hash_line(text):
-            raise ModelError(
-                f"{location}/manifest.json does not have the hash in manifest.sha256: "
-                "the model was altered or damaged; take a good copy"
-            )
-        return cls(location, parse_manifest(text, location))
+        return cls(location, _checked_manifest(text, hash_line, location))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Model:
+        """A model in memory, from what ``contents`` gives; it can be pickled. Raises ModelError."""
+        location = Path("the model in memory")
+        text, hash_line = files.get("manifest.json"), files.get("manifest.sha256")
+        return cls(location, _checked_manifest(text, hash_line, location), files)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._files is None:
+            return Model.open, (self.location,)
+        return Model.from_files, (self._files,)
+
+    def contents(self) -> dict[str, bytes]:
+        """The content of every file, checked, as ``from_files`` and ``write_model`` take them."""
+        manifest = {name: self._stored(name, MAX_MANIFEST) for name in MANIFEST_FILES}
+        files = {name: self.read(name) for name in self.manifest.files}
+        return files | {name: content for name, content in manifest.items() if content is not None}
 
     def read(self, name: str) -> bytes:
         """A file's content, decompressed and checked against its SHA-256; or ModelError."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise ModelError(f"{self.location} has no {name}")
-        content = _stored(self.location, name, entry.size)
+        content = self._stored(name, entry.size)
         if content is None:
             content = self._read_embedded(name, entry.size)
         if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
@@ -152,10 +167,10 @@ class Model:
         """A file as archives have it; what is damaged may give anything."""
         from .packing import unpack
 
-        packed = _stored(self.location, f"{name}{PACKED}", 2 * size + 1024)
+        packed = self._stored(f"{name}{PACKED}", 2 * size + 1024)
         if packed is not None:
             return unpack(packed, size)
-        packed = _stored(self.location, f"{name}.xz", size + 1024)
+        packed = self._stored(f"{name}.xz", size + 1024)
         if packed is None:
             raise ModelError(f"{self.location}/{name} is missing; take a good copy of the model")
         try:
@@ -195,9 +210,9 @@ class Model:
                 self.read(name)
             except ModelError as error:
                 problems.append(str(error))
-        known = {*self.manifest.files, "manifest.json", "manifest.sha256"}
+        known = {*self.manifest.files, *MANIFEST_FILES}
         known |= {f"{name}{end}" for name in self.manifest.files for end in (PACKED, ".xz")}
-        for name in _names(self.location):
+        for name in self._files or _names(self.location):
             if name not in known:
                 problems.append(f"{self.location}/{name} does not belong to the model")
         return problems
@@ -223,6 +238,8 @@ class Model:
 
     def write_calibration(self, scores: Mapping[str, npt.NDArray[np.float64]]) -> None:
         """Puts other calibration scores into this model, and touches nothing else beside it."""
+        if self._files is not None:
+            raise ModelError(f"{self.location} cannot be changed; save it and change that")
         content = calibration_bytes(scores)
         entry = file_entries({"calibration.parquet": content})
         manifest = self.manifest.model_copy(update={"files": self.manifest.files | entry})
@@ -233,6 +250,22 @@ class Model:
         else:
             files = {name: self.read(name) for name in self.manifest.files}
             write_model(self.location, files | changed, force=True)
+
+    def _stored(self, name: str, limit: int) -> bytes | None:
+        if self._files is not None:
+            return self._files.get(name)
+        return _stored(self.location, name, limit)
+
+
+def _checked_manifest(text: bytes | None, hash_line: bytes | None, location: Path) -> ModelManifest:
+    if text is None:
+        raise ModelError(f"{location} is not a model: it has no manifest.json")
+    if hash_line != _hash_line(text):
+        raise ModelError(
+            f"{location}/manifest.json does not have the hash in manifest.sha256: "
+            "the model was altered or damaged; take a good copy"
+        )
+    return parse_manifest(text, location)
 
 
 def parse_manifest(text: bytes, location: Path) -> ModelManifest:

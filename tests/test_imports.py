@@ -71,11 +71,11 @@ except MissingDependency as error:
 
 def test_what_reads_archives_for_other_code_names_the_extra_that_it_needs() -> None:
     code = (
-        BLOCKED.replace(repr(MAKING), repr((*MAKING, "zarr")))
+        BLOCKED.replace(repr(MAKING), repr((*MAKING, "zarr", "sklearn")))
         + """
 import importlib
 from compressor.errors import MissingDependency
-for module in ("compressor.datasets", "compressor.zarr"):
+for module in ("compressor.datasets", "compressor.zarr", "compressor.sklearn"):
     try:
         importlib.import_module(module)
     except MissingDependency as error:
@@ -85,7 +85,27 @@ for module in ("compressor.datasets", "compressor.zarr"):
     assert run(code).splitlines() == [
         "compressor.datasets needs PyTorch: run pip install 'compressor[train]'",
         "compressor.zarr needs Zarr: run pip install 'compressor[zarr]'",
+        "compressor.sklearn needs scikit-learn: run pip install 'compressor[sklearn]'",
     ]
+
+
+def test_detectors_judge_without_torch_and_say_what_fit_needs(model: Path) -> None:
+    code = (
+        BLOCKED
+        + """
+import numpy as np
+from compressor.errors import MissingDependency
+from compressor.sklearn import AutoencoderDetector
+detector = AutoencoderDetector.from_model(sys.argv[1])
+images = np.zeros((9, 28, 28), np.uint8)
+assert detector.predict(images).shape == detector.p_values(images).shape == (9,)
+try:
+    detector.fit(images)
+except MissingDependency as error:
+    print(error)
+"""
+    )
+    assert "compressor[train]" in run(code, model)
 
 
 def test_help_imports_neither_torch_nor_onnxruntime() -> None:

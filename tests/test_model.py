@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -49,6 +50,30 @@ def test_a_model_has_what_the_design_lists(model: Path) -> None:
     assert facts["kind"] == "model" and facts["plugin"]["name"] == "undercomplete"
     assert facts["quantiser"]["validation_codes"] == 100 * 98
     assert 0 <= facts["quantiser"]["validation_escapes"] < 98
+
+
+def test_a_model_in_memory_is_the_one_on_disk(model: Path, tmp_path: Path) -> None:
+    opened = Model.open(model)
+    files = opened.contents()
+    in_memory = pickle.loads(pickle.dumps(Model.from_files(files)))
+    assert in_memory.manifest == opened.manifest and in_memory.digest == opened.digest
+    assert in_memory.contents() == files == {f.name: f.read_bytes() for f in model.iterdir()}
+    assert in_memory.check() == []
+    write_model(tmp_path / "model.zip", files, force=False)
+    assert Model.open(tmp_path / "model.zip").contents() == files
+
+
+def test_a_model_in_memory_is_checked_as_one_on_disk_is(model: Path) -> None:
+    files = Model.open(model).contents()
+    with pytest.raises(ModelError, match=r"no manifest\.json"):
+        Model.from_files({})
+    with pytest.raises(ModelError, match="altered or damaged"):
+        Model.from_files(files | {"manifest.json": files["manifest.json"] + b" "})
+    swapped = Model.from_files(files | {"encoder.onnx": files["decoder.onnx"]})
+    with pytest.raises(ModelError, match=r"encoder\.onnx does not have the hash"):
+        swapped.read("encoder.onnx")
+    with pytest.raises(ModelError, match="save it"):
+        swapped.write_calibration({})
 
 
 def test_the_calibration_images_are_as_many_as_were_asked_for(model: Path) -> None:

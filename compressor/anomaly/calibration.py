@@ -50,17 +50,12 @@ def threshold_for(calibration: Scores, fpr: float, confidence: float | None = No
     calibration: (n,), ascending, not empty. fpr, confidence: above 0 and below 1. Raises
     ConfigError for others, and where n is too small; that one says how many images it takes.
     """
-    if not 0 < fpr < 1:
-        raise ConfigError(f"--fpr {fpr:g}: it must lie between 0 and 1")
+    needed = scores_needed(fpr, confidence)
     n, asked = len(calibration), f"--fpr {fpr:g}"
-    rank, needed, lowest = _rounded_down(fpr * (n + 1)), _rounded_up(1 / fpr) - 1, 1 / (n + 1)
+    rank, lowest = _rounded_down(fpr * (n + 1)), 1 / (n + 1)
     if confidence is not None:
-        if not 0 < confidence < 1:
-            raise ConfigError(f"--confidence {confidence:g}: it must lie between 0 and 1")
         asked += f" --confidence {confidence:g}"
         rank = min(rank, confident_rank(n, fpr, confidence))
-        # The largest of n scores is too low with probability (1 - fpr)^n.
-        needed = max(needed, _rounded_up(math.log1p(-confidence) / math.log1p(-fpr)))
         lowest = max(lowest, -math.expm1(math.log1p(-confidence) / n))
     if rank == 0:
         digits = 1 - math.floor(math.log10(lowest))  # two that count, rounded up
@@ -70,6 +65,22 @@ def threshold_for(calibration: Scores, fpr: float, confidence: float | None = No
             "more data (compressor calibrate MODEL DATA)"
         )
     return float(calibration[n - rank])
+
+
+def scores_needed(fpr: float, confidence: float | None = None) -> int:
+    """How many calibration scores ``threshold_for`` takes at least.
+
+    Raises ConfigError unless both lie between 0 and 1.
+    """
+    if not 0 < fpr < 1:
+        raise ConfigError(f"--fpr {fpr:g}: it must lie between 0 and 1")
+    needed = _rounded_up(1 / fpr) - 1
+    if confidence is not None:
+        if not 0 < confidence < 1:
+            raise ConfigError(f"--confidence {confidence:g}: it must lie between 0 and 1")
+        # The largest of n scores is too low with probability (1 - fpr)^n.
+        needed = max(needed, _rounded_up(math.log1p(-confidence) / math.log1p(-fpr)))
+    return needed
 
 
 def confident_rank(n: int, fpr: float, confidence: float) -> int:

@@ -30,15 +30,19 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 class ArraySource:
     """Rows of an array of images or vectors.
 
-    Raises DataError for other types and shapes. ``path`` is the file that the array maps, if any.
+    Raises DataError for other types and shapes. ``path`` is the file that the array maps, if any;
+    ``columns`` names the numbers of vectors.
     """
 
-    columns = None
-
-    def __init__(self, array: npt.NDArray[Any], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        array: npt.NDArray[Any],
+        path: Path | None = None,
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
         self.location = str(path) if path else "the array"
         self.shape = _row_shape(array.shape, array.dtype, self.location)
-        self._array, self._path = array, path
+        self._array, self._path, self.columns = array, path, columns
 
     def count(self) -> int:
         return len(self._array)
@@ -46,7 +50,8 @@ class ArraySource:
     def fingerprint(self) -> str:
         if self._path:
             return fingerprint("npy", iter([("", self._path)]))
-        digest = hashlib.sha256(f"array {self._array.shape}".encode())
+        named = f" {self.columns}" if self.columns else ""
+        digest = hashlib.sha256(f"array {self._array.shape}{named}".encode())
         for first in range(0, len(self._array), 256):
             digest.update(np.ascontiguousarray(self._array[first : first + 256]).data)
         return digest.hexdigest()
@@ -59,7 +64,8 @@ class ArraySource:
 
     def _load(self, first: int, stop: int) -> Iterator[Images]:
         rows = np.array(self._array[first:stop], order="C", subok=False)
-        yield _one_group(row_names(first, stop, len(self._array)), rows, self.shape)
+        names = row_names(first, stop, len(self._array))
+        yield _one_group(names, rows, self.shape, self.columns)
 
 
 class NpzSource:
@@ -134,10 +140,15 @@ def open_npy(path: Path) -> ArraySource:
     return ArraySource(array, path)
 
 
-def _one_group(names: list[str], rows: Rows, shape: tuple[int, ...]) -> Images:
+def _one_group(
+    names: list[str],
+    rows: Rows,
+    shape: tuple[int, ...],
+    columns: tuple[str, ...] | None = None,
+) -> Images:
     rows = rows.reshape(len(names), *shape)
     if len(shape) == 1:
-        return vectors(names, rows)
+        return vectors(names, rows, columns)
     return Images(names, [Group(np.arange(len(names), dtype=np.int64), rows)])
 
 

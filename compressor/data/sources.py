@@ -25,20 +25,22 @@ WANTED = (
 
 
 def open_source(
-    location: str | Path | npt.NDArray[Any], columns: Sequence[str] | None = None
+    location: str | Path | npt.NDArray[Any] | ArraySource, columns: Sequence[str] | None = None
 ) -> Source:
     """The images or vectors in a folder, a file or an array; read from the front, once.
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
     files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
     uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
-    than uint8. A folder that holds images is read as such, whatever else is in it. ``columns``:
-    those that a model takes, in its order; a table has to have them, what it has beside them is
-    left out.
+    than uint8; an ``ArraySource`` is one whose columns have names. A folder that holds images is
+    read as such, whatever else is in it. ``columns``: those that a model takes, in its order; a
+    table has to have them, what it has beside them is left out.
 
     Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
     holds something else.
     """
+    if isinstance(location, ArraySource):
+        return location
     if isinstance(location, np.ndarray):
         return ArraySource(location)
     path, key = _split(str(location))

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..data.images import Pixels, Source
+from ..data.arrays import ArraySource
+from ..data.images import Rows, Source
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
@@ -37,7 +38,7 @@ from .settings import TrainingSettings, split_settings
 
 def train(
     plugin: str,
-    data: str | Path | Pixels,
+    data: str | Path | Rows | ArraySource,
     output: str | Path,
     *,
     settings: Mapping[str, Any] | None = None,

@@ -17,6 +17,7 @@ from compressor.anomaly.calibration import (
     calibration_scores,
     confident_rank,
     p_values,
+    scores_needed,
     threshold_for,
 )
 from compressor.data.images import Pixels
@@ -178,6 +179,7 @@ def test_ties_raise_no_alarm() -> None:
 )
 def test_too_few_calibration_images_are_told_how_many_it_takes(level: float, needed: int) -> None:
     enough = np.arange(needed, dtype=np.float64)
+    assert scores_needed(level) == needed
     assert threshold_for(enough, level) == needed - 1
     with pytest.raises(ConfigError, match=f"needs at least {needed} calibration scores") as error:
         threshold_for(enough[:-1], level)
@@ -193,6 +195,7 @@ def test_too_few_images_for_a_confidence_are_told_how_many_it_takes(
     level: float, confidence: float, needed: int
 ) -> None:
     enough = np.arange(needed, dtype=np.float64)
+    assert scores_needed(level, confidence) == needed
     assert threshold_for(enough, level, confidence) == needed - 1
     with pytest.raises(ConfigError, match=f"needs at least {needed} calibration scores") as error:
         threshold_for(enough[:-1], level, confidence)
