@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+import hashlib
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ..data.images import Rows
+from ..data.sinks import png_path
 from ..engine.job import Job
 from ..errors import ConfigError
 from ..files import merging_folder, refuse_existing, refuse_input
 from ..log import log
 from .decisions import fdr_threshold, first_threshold, guarantee
 from .drift import ANOMALIES, Drift, drift
-from .results import Row, RowWriter, results_file
+from .explained import REPORTED, write_scoring_report
+from .metrics import write_metrics
+from .results import ResultsWriter, is_folder
 from .scoring import Scoring
-
-REPORTED = 60  # the strangest images, shown in a report
+from .tally import COLUMNS, tally
 
 
 def score(
@@ -38,35 +39,42 @@ def score(
     device: str = "auto",
     heatmaps: str | Path | None = None,
     report: str | Path | None = None,
+    metrics: str | Path | None = None,
+    resume: bool = False,
     force: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Scores every image of ``data`` and writes the results (Parquet, or CSV by the name).
+    """Scores every image of ``data`` and writes the results.
+
+    ``output`` is a file, .parquet or .csv, or a folder, a name without suffix or with / at its end:
+    it gets one Parquet file for each shard of the data (each file, of a folder of Parquet, tar or
+    .npy files; else each 16,384 images). ``resume`` goes on with a job cut short, after its last
+    whole part.
 
     An image is an anomaly if its conformal p-value is at most ``fpr`` (0.01 where nothing is
     said), if Benjamini-Hochberg rejects it at ``fdr`` over the batch, or if its raw score is above
     ``threshold``. On average over calibrations at most ``fpr`` of normal images are anomalies so;
     with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
-    calibrations. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page.
+    calibrations. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page;
+    ``metrics``: a file .prom for Prometheus.
 
     Gives images, unreadable, anomalies, scorer, threshold, guarantee, drift, drift_limit, seconds,
     device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
     them); above ``drift_limit`` a warning says so. Raises CompressorError.
     """
-    output = Path(output)
-    if output.suffix not in (".parquet", ".csv"):
-        raise ConfigError(f"-o {output}: results are written as .parquet or .csv")
-    given = [Path(path).absolute() for path in (output, heatmaps, report) if path is not None]
-    if len(set(given)) < len(given):
-        raise ConfigError(f"{output}: results, heat maps and report need different outputs")
-    if threshold is not None and not np.isfinite(threshold):
-        raise ConfigError(f"--threshold {threshold}: it must be a finite number")
-    for path in (output, heatmaps, report):
+    _refuse_outputs(output, {"--heatmaps": heatmaps, "--report": report, "--metrics": metrics})
+    for path in (output, heatmaps, report, metrics):
         if path is not None:
             refuse_input(Path(path), data, model)
-            refuse_existing(Path(path), force)
+    if threshold is not None and not np.isfinite(threshold):
+        raise ConfigError(f"--threshold {threshold}: it must be a finite number")
+    explained = [Path(path) for path in (heatmaps, report) if path is not None]
+    if not resume:
+        for path in (Path(output), *explained):
+            refuse_existing(path, force)
     job = Job("score", data, model, device)
-    if heatmaps is not None and job.model.spec.kind != "image":
+    kind = job.model.spec.kind
+    if heatmaps is not None and kind != "image":
         raise ConfigError("--heatmaps is for images; the report shows a vector's worst columns")
     names = job.model.manifest.scores
     if not names:
@@ -77,57 +85,93 @@ def score(
     calibration = job.model.calibration(name)
     # Benjamini-Hochberg rejects no p-value above fdr, so fdr is a bound like fpr at first.
     bound = first_threshold(fpr, confidence, fdr, threshold, calibration)
-    keep = REPORTED if report else 0
-    scoring = Scoring(job, name, calibration, bound if heatmaps else None, keep)
-    with ExitStack() as outputs:
-        rows = outputs.enter_context(results_file(output, force))
-        maps = outputs.enter_context(merging_folder(Path(heatmaps), force)) if heatmaps else None
-        scored = scoring.rows(maps, progress)
-        if fdr is None:
-            final = bound
-            anomalies = _write(rows, scored, final)
-        else:
-            spill = Path(outputs.enter_context(tempfile.TemporaryDirectory())) / "spill.parquet"
-            with results_file(spill, force=False) as spilled:
-                _write(spilled, scored, bound)
-            final = fdr_threshold(scoring.p_value_counts, fdr, calibration)
-            anomalies = _write(rows, _read(spill), final)
-        if maps:
-            scoring.drop_heatmaps(final)
-        if report:
-            scoring.write_report(Path(report), final, anomalies, force)
-    counts = scoring.p_value_counts  # none, if no image could be read
-    moved = drift(calibration, counts) if len(calibration) and counts.any() else None
-    if moved and moved.distance > moved.limit:
-        _warn_of(moved, f"{job.model.spec.kind}s")
-    return {
-        "anomalies": anomalies,
+    scoring = Scoring(job.engine, name, calibration)
+    if heatmaps is not None:  # the hottest colour is twice the largest error of normal images
+        scale = 2 * float(job.model.golden()["error_map"].max()) or 1.0
+        scoring = replace(scoring, heatmaps_above=bound, error_scale=scale)
+    identity = {
+        "source": job.source.fingerprint(),
+        "model": hashlib.sha256(job.model.manifest.model_dump_json().encode()).hexdigest(),
+        "device": job.engine.device.name,
         "scorer": name,
-        "threshold": final if np.isfinite(final) else None,
-        "guarantee": guarantee(fpr, confidence, fdr, threshold),
-        "drift": round(moved.distance, 4) if moved else None,
-        "drift_limit": round(moved.limit, 4) if moved else None,
-        **job.summary(),
+        "fpr": str(fpr),
+        "confidence": str(confidence),
+        "fdr": str(fdr),
+        "threshold": str(threshold),
+        "heat maps": str(heatmaps is not None),
+        "report": str(report is not None),
     }
+    results = ResultsWriter(output, identity, job.source, kind, force=force, resume=resume)
+    summary = results.finished()
+    if summary is not None:
+        log.info("%s is complete already; nothing was left to do", output)
+    else:
+        with results:
+            replaceable = results.replaceable
+            for path in explained:
+                refuse_existing(path, replaceable)
+            if results.consumed:
+                log.info("resuming: %d %ss are scored already", results.consumed, kind)
+            scored = job.run(scoring.rows, start=results.consumed, progress=progress)
+            for _, chunk in scored:
+                results.add(chunk.rows, chunk.heatmaps)
+            results.end()
+            keep = REPORTED if report else 0
+            found = tally(results.tables(COLUMNS), len(calibration), keep)
+            if not found.images:
+                raise job.nothing()
+            if fdr is not None:
+                bound = fdr_threshold(found.p_value_counts, fdr, calibration)
+            anomalies = results.decide(bound)
+            if heatmaps is not None:
+                with merging_folder(Path(heatmaps), replaceable) as folder:
+                    for image, file in results.heatmaps(bound):
+                        path = png_path(folder, image)
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(file, path)
+            if report is not None:
+                write_scoring_report(
+                    Path(report), job, scoring, found, bound, anomalies, replaceable
+                )
+            moved = None
+            if len(calibration):
+                moved = drift(calibration, found.p_value_counts)
+                if moved.distance > moved.limit:
+                    _warn_of(moved, f"{kind}s")
+            summary = {
+                "anomalies": anomalies,
+                "scorer": name,
+                "threshold": bound if np.isfinite(bound) else None,
+                "guarantee": guarantee(fpr, confidence, fdr, threshold),
+                "drift": round(moved.distance, 4) if moved else None,
+                "drift_limit": round(moved.limit, 4) if moved else None,
+                **job.summary(),
+                "images": found.images,
+                **found.unreadable.summary(),
+            }
+            results.publish(summary)
+    if metrics is not None:
+        write_metrics(Path(metrics), summary)
+    return summary
 
 
-def _write(writer: RowWriter, batches: Iterable[list[Row]], threshold: float) -> int:
-    """Writes rows with their decisions; gives the number of anomalies."""
-    anomalies = 0
-    for rows in batches:
-        decided = [
-            row if row.score is None else replace(row, is_anomaly=row.score > threshold)
-            for row in rows
-        ]
-        anomalies += sum(bool(row.is_anomaly) for row in decided)
-        writer.write(decided)
-    return anomalies
-
-
-def _read(path: Path) -> Iterator[list[Row]]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield [Row(**values) for values in batch.to_pylist()]
+def _refuse_outputs(output: str | Path, others: Mapping[str, str | Path | None]) -> None:
+    """Raises ConfigError for outputs that are not results', or that are in each other's way."""
+    folder = is_folder(output)
+    target = Path(output).absolute().resolve()
+    taken = {target}
+    for option, given in others.items():
+        if given is None:
+            continue
+        path = Path(given).absolute().resolve()
+        if path in taken:
+            raise ConfigError(f"{option} {given}: each output needs a place of its own")
+        if folder and target in path.parents:
+            raise ConfigError(f"{option} {given}: give a place outside of the results in {output}")
+        taken.add(path)
+    metrics = others["--metrics"]
+    if metrics is not None and Path(metrics).suffix != ".prom":
+        raise ConfigError(f"--metrics {metrics}: node_exporter reads files *.prom; name it so")
 
 
 def _warn_of(moved: Drift, kind: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..data.images import Unreadable
 from ..entropy.tables import Tables
 from ..errors import DataError, OutputError
 from ..files import output_errors, refuse_irreplaceable, replace_folder, sync
@@ -33,7 +34,7 @@ from .blocks import (
     numbered,
     pack,
 )
-from .manifest import FORMAT, ArchiveManifest, PartEntry, Unreadable, entry_of, part_files
+from .manifest import FORMAT, ArchiveManifest, PartEntry, entry_of, part_files
 from .stored import StoredGroup, pack_stored
 from .tables import MAX_NAME, MAX_ROWS, Index, Items
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 from ..errors import DataError, UnreadableImage
 from .decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, decode_all
-from .images import Chunk, Images
+from .images import Chunk, Images, Shard
 from .names import as_text, is_unsafe
 from .reading import chunks_of, fingerprint, reading
 
@@ -25,6 +25,7 @@ class TarSource:
     """
 
     shape = columns = None
+    shards: Sequence[Shard] = ()
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)
@@ -64,6 +65,7 @@ class ZipSource:
     """
 
     shape = columns = None
+    shards: Sequence[Shard] = ()
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)
