@@ -83,6 +83,11 @@ class Unfinished(Generic[AnyLedger]):
             shutil.rmtree(self.partial)
         self._release()
 
+    def remove(self) -> None:
+        """Deletes the folder; the ledger goes first: one without its files would be damaged."""
+        (self.partial / "job.json").unlink(missing_ok=True)
+        shutil.rmtree(self.partial)
+
     def _take(self) -> None:
         """Keeps other processes out, where the file system can: two writers mix their parts."""
         self.partial.mkdir(parents=True, exist_ok=True)

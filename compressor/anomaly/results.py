@@ -48,6 +48,8 @@ FORMAT: Final = "compressor-results"
 MANIFEST = "_manifest.json"  # readers of folders of Parquet files leave out what begins with _
 PART_ROWS = 1 << 14  # of data that are not in shards
 ROWS_AT_ONCE = 1 << 14
+HEATMAP = "heatmap"  # a column of undecided rows
+HEATMAPS_AT_ONCE = 64
 
 
 class ResultPart(BaseModel):
@@ -152,8 +154,7 @@ class ResultsWriter:
         if manifest is None or manifest.job != self._ledger.job:
             return None
         with suppress(OutputError):  # what a run that was killed at its very end left
-            self._work.open(resume=True, discard=False)
-            shutil.rmtree(self._work.partial)
+            self._work.open(resume=False, discard=True)
             self._work.close()
         return manifest.summary
 
@@ -183,8 +184,8 @@ class ResultsWriter:
             finally:
                 self._work.close()
 
-    def add(self, rows: pa.Table, heatmaps: Mapping[int, bytes]) -> None:
-        """Adds the rows of the next images. heatmaps: PNG files, by position in ``rows``."""
+    def add(self, rows: pa.Table) -> None:
+        """Adds the next rows; their column HEATMAP, of PNG files, stays out of results."""
         with output_errors(self.path):
             first = 0
             while first < len(rows):
@@ -192,9 +193,6 @@ class ResultsWriter:
                 stop = self._stop  # known late, of a tar, and where it is met for an empty shard
                 room = len(rows) if stop is None else stop - self.consumed - part.rows
                 some = rows.slice(first, room)
-                for position in heatmaps.keys() & range(first, first + len(some)):
-                    at = part.rows + position - first
-                    self._save_heatmap(len(self._ledger.parts), at, heatmaps[position])
                 part.write(some)
                 first += len(some)
                 if self.consumed + part.rows == stop:
@@ -207,39 +205,38 @@ class ResultsWriter:
                 self._finish_part()
             self._note(complete=True)
 
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """All rows, undecided and in their order, some at a time."""
         for part in self._ledger.parts:
             yield from read_rows(self._work.folder / part.file, columns)
 
-    def heatmaps(self, threshold: float) -> Iterator[tuple[str, Path]]:
-        """The names of those anomalies that have a heat map, and the PNG files."""
-        for number, part in enumerate(self._ledger.parts):
-            folder, row = self._heatmap_folder(number), 0
-            if not folder.exists():
-                continue
-            for rows in read_rows(self._work.folder / part.file, ["path", "score"]):
-                for name, score in zip(*(column.to_pylist() for column in rows), strict=True):
-                    file = folder / f"{row}.png"
-                    if score is not None and score > threshold and file.exists():
-                        yield name, file
-                    row += 1
+    def heatmaps(self, threshold: float) -> Iterator[tuple[str, bytes]]:
+        """The names of the anomalies, and their PNG files."""
+        columns = ["path", "score", HEATMAP]
+        for part in self._ledger.parts:
+            for rows in read_rows(self._work.folder / part.file, columns, HEATMAPS_AT_ONCE):
+                strange = rows.filter(pc.greater(rows["score"], threshold))
+                yield from zip(
+                    strange["path"].to_pylist(), strange[HEATMAP].to_pylist(), strict=True
+                )
 
     def decide(self, threshold: float) -> int:
         """Writes all rows with their decisions, not yet in view; gives the number of anomalies."""
         anomalies = 0
-        parts = [(self._work.folder / part.file, part.file) for part in self._ledger.parts]
+        parts = [self._work.folder / part.file for part in self._ledger.parts]
         with output_errors(self.path):
+            schema = pq.read_schema(parts[0])
+            schema = pa.schema(field for field in schema if field.name != HEATMAP)
             if self._in_parts:
                 shutil.rmtree(self._decided, ignore_errors=True)
                 self._decided.mkdir()
-                for part, name in parts:
-                    with closing(_ParquetRows(self._decided / name, pq.read_schema(part))) as file:
-                        anomalies += _decide([part], threshold, file)
+                for part in parts:
+                    with closing(_ParquetRows(self._decided / part.name, schema)) as file:
+                        anomalies += _decide([part], schema, threshold, file)
             else:
                 kind = _CsvRows if self.path.suffix == ".csv" else _ParquetRows
-                with closing(kind(self._decided, pq.read_schema(parts[0][0]))) as file:
-                    anomalies = _decide([part for part, _ in parts], threshold, file)
+                with closing(kind(self._decided, schema)) as file:
+                    anomalies = _decide(parts, schema, threshold, file)
         return anomalies
 
     def publish(self, summary: Mapping[str, Any]) -> None:
@@ -261,7 +258,7 @@ class ResultsWriter:
                 sync(self._decided)
                 self._decided.replace(self.path)
                 sync(self.path.parent)
-            shutil.rmtree(self._work.partial)
+            self._work.remove()
 
     @property
     def _decided(self) -> Path:
@@ -298,15 +295,6 @@ class ResultsWriter:
     def _note(self, **changes: Any) -> None:
         self._work.ledger = self._ledger.model_copy(update=changes)
         self._work.save()
-
-    def _heatmap_folder(self, part: int) -> Path:
-        return self._work.partial / "heatmaps" / f"part-{part:05d}"
-
-    def _save_heatmap(self, part: int, row: int, content: bytes) -> None:
-        folder = self._heatmap_folder(part)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{row}.png").write_bytes(content)
-        sync(folder / f"{row}.png")
 
     def _refuse_existing(self) -> None:
         if self._in_parts:
@@ -347,21 +335,25 @@ class _CsvRows:
         self._file.close()
 
 
-def _decide(parts: list[Path], threshold: float, file: _ParquetRows | _CsvRows) -> int:
+def _decide(
+    parts: list[Path], schema: pa.Schema, threshold: float, file: _ParquetRows | _CsvRows
+) -> int:
     """Writes the rows of ``parts`` with their decisions; gives the number of anomalies."""
     anomalies = 0
     for part in parts:
-        for rows in read_rows(part):
+        for rows in read_rows(part, schema.names):
             rows = decided(rows, threshold)
             anomalies += pc.sum(rows["is_anomaly"]).as_py() or 0
             file.write(rows)
     return anomalies
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of results, some at a time."""
+def read_rows(
+    path: Path, columns: Sequence[str], at_once: int = ROWS_AT_ONCE
+) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, some at a time."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+        for batch in file.iter_batches(at_once, columns=list(columns)):
             yield pa.Table.from_batches([batch])
 
 

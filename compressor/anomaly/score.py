@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -113,8 +112,8 @@ def score(
             if results.consumed:
                 log.info("resuming: %d %ss are scored already", results.consumed, kind)
             scored = job.run(scoring.rows, start=results.consumed, progress=progress)
-            for _, chunk in scored:
-                results.add(chunk.rows, chunk.heatmaps)
+            for _, rows in scored:
+                results.add(rows)
             results.end()
             keep = REPORTED if report else 0
             found = tally(results.tables(COLUMNS), len(calibration), keep)
@@ -125,10 +124,10 @@ def score(
             anomalies = results.decide(bound)
             if heatmaps is not None:
                 with merging_folder(Path(heatmaps), replaceable) as folder:
-                    for image, file in results.heatmaps(bound):
+                    for image, png in results.heatmaps(bound):
                         path = png_path(folder, image)
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(file, path)
+                        path.write_bytes(png)
             if report is not None:
                 write_scoring_report(
                     Path(report), job, scoring, found, bound, anomalies, replaceable

@@ -12,15 +12,7 @@ from ..data.images import Images
 from ..engine.engine import Engine
 from ..report.heatmaps import heatmap
 from .calibration import Scores, p_values
-from .results import SCHEMA
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The rows of some consecutive images, undecided; heat maps as PNG, by position."""
-
-    rows: pa.Table
-    heatmaps: dict[int, bytes]
+from .results import HEATMAP, SCHEMA
 
 
 @dataclass(frozen=True)
@@ -37,17 +29,20 @@ class Scoring:
     heatmaps_above: float | None = None
     error_scale: float = 1.0
 
-    def rows(self, images: Images) -> Scored:
-        """A row for each image, in order; an unreadable one has its error and no score."""
+    def rows(self, images: Images) -> pa.Table:
+        """A row for each image, in order; an unreadable one has its error and no score.
+
+        With ``heatmaps_above`` a column HEATMAP, too: PNG files, null for those not above.
+        """
         scores = np.full(len(images.names), np.nan)
-        heatmaps: dict[int, bytes] = {}
+        heatmaps: list[bytes | None] = [None] * len(scores)
         for group in images.groups:
             answers = self.engine.score(group.pixels)
             scores[group.positions] = answers[self.scorer]
             for place in self._strange(scores[group.positions]):
                 error_map = answers["error_map"][place]
                 picture = heatmap(group.pixels[place], error_map, self.error_scale)
-                heatmaps[int(group.positions[place])] = picture
+                heatmaps[group.positions[place]] = picture
         unreadable = np.isin(np.arange(len(scores)), list(images.unreadable))
         p = p_values(self.calibration, scores)
         rows = pa.table(
@@ -60,7 +55,9 @@ class Scoring:
             ],
             SCHEMA,
         )
-        return Scored(rows, heatmaps)
+        if self.heatmaps_above is None:
+            return rows
+        return rows.append_column(HEATMAP, pa.array(heatmaps, pa.binary()))
 
     def _strange(self, scores: Scores) -> npt.NDArray[np.int64]:
         if self.heatmaps_above is None:

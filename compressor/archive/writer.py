@@ -285,7 +285,7 @@ class ArchiveWriter:
         )
         refuse_irreplaceable(self.path, self._force, FORMAT)  # it may have come meanwhile
         replace_folder(self._folder, self.path)
-        shutil.rmtree(self._work.partial)
+        self._work.remove()
 
 
 class _Part:

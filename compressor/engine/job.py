@@ -93,7 +93,7 @@ class Job:
         for name, reason in more[: max(0, SKIPPED_TOLD - told)]:
             log.warning("skipped %s: %s", name, reason)
         if told <= SKIPPED_TOLD < self.unreadable.count:
-            log.warning("skipped more; the summary names the first %d", MAX_NAMED)
+            log.warning("skipped more; the summary names the first %s", f"{MAX_NAMED:,}")
 
     def summary(self) -> dict[str, Any]:
         """The keys that every verb's summary ends with."""
