@@ -36,8 +36,8 @@ def open_source(
     uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
     than uint8; an ``ArraySource`` is one whose columns have names. A folder that holds images is
     read as such, whatever else is in it; else its Parquet, .tar or .npy files are, one after the
-    other. ``columns``: those that a model takes, in its order; a table has to have them, what it has
-    beside them is left out.
+    other. ``columns``: those that a model takes, in its order; a table has to have them, what it
+    has beside them is left out.
 
     Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
     holds something else.
