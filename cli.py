@@ -302,7 +302,7 @@ def decompress(
 @cli.command()
 @click.argument("data")
 @model_option
-@output_option("RESULTS.parquet or RESULTS.csv.")
+@output_option("RESULTS.parquet, RESULTS.csv, or a folder RESULTS/ of Parquet parts.")
 @click.option("--scorer", metavar="NAME", help="Which score; the model's first by default.")
 @click.option("--fpr", type=float, help="False alarms among normal data [default: 0.01].")
 @click.option(
@@ -315,8 +315,10 @@ def decompress(
 @click.option("--threshold", type=float, help="The raw score above which anomalies are.")
 @click.option("--heatmaps", metavar="DIR", help="Of images: write anomalies' error maps as PNG.")
 @click.option("--report", metavar="F.html", help="Write a page with the strangest of DATA.")
+@click.option("--metrics", metavar="F.prom", help="Write the job's figures for Prometheus.")
 @click.option("--fail-on-anomaly", is_flag=True, help="End with exit code 3 if there are any.")
 @device
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
 @force
 @as_json
 def score(
@@ -330,8 +332,10 @@ def score(
     threshold: float | None,
     heatmaps: str | None,
     report: str | None,
+    metrics: str | None,
     fail_on_anomaly: bool,
     device: str,
+    resume: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -349,7 +353,9 @@ def score(
         threshold=threshold,
         heatmaps=heatmaps,
         report=report,
+        metrics=metrics,
         device=device,
+        resume=resume,
         force=force,
         progress=True,
     )
@@ -480,8 +486,8 @@ def main() -> None:
         _fail(str(error), USAGE if isinstance(error, ConfigError) else FAILED)
     except (KeyboardInterrupt, click.Abort):
         _fail(
-            "interrupted; nothing was left under the output's name, train and compress go on with "
-            "--resume",
+            "interrupted; nothing was left under the output's name; train, compress and score go "
+            "on with --resume",
             FAILED,
         )
     except BrokenPipeError:

@@ -147,11 +147,13 @@ def replace_folder(new: Path, path: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def refuse_irreplaceable(path: Path, force: bool, format_name: str) -> None:
+def refuse_irreplaceable(
+    path: Path, force: bool, format_name: str, manifest_name: str = "manifest.json"
+) -> None:
     """Raises OutputError unless ``path`` is free, or ``force`` is given and replacing it is safe.
 
-    Safe to replace: an empty folder, or one whose manifest.json says ``format_name``; whatever
-    else stands there may be a user's own data, and ``--force`` must not cost them that.
+    Safe to replace: an empty folder, or one whose manifest says ``format_name``; whatever else
+    stands there may be a user's own data, and ``--force`` must not cost them that.
     """
     refuse_existing(path, force)
     if not os.path.lexists(path):
@@ -161,8 +163,8 @@ def refuse_irreplaceable(path: Path, force: bool, format_name: str) -> None:
             entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir()
         }
         empty = not any(path.iterdir())
-        manifest = {} if empty else json.loads((path / "manifest.json").read_text())
-        known = {"manifest.json", "manifest.sha256", *manifest.get("files", {})}
+        manifest = {} if empty else json.loads((path / manifest_name).read_text())
+        known = {manifest_name, "manifest.sha256", *manifest.get("files", {})}
         ours = manifest.get("format") == format_name and entries <= known
     except (OSError, ValueError, AttributeError, TypeError):
         empty = ours = False

@@ -11,7 +11,7 @@ from .errors import CompressorError, DataError
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """What a model, an archive or a results file holds; its ``kind`` comes first."""
+    """What a model, an archive or results hold; its ``kind`` comes first."""
     path = Path(path)
     kind = _kind(path)
     if kind == "model":
@@ -47,6 +47,8 @@ def _kind(path: Path) -> str:
     if not path.exists():
         raise DataError(f"there is no {path}")
     if path.is_dir():
+        if list(path.glob("part-*.parquet")):
+            return "results"
         # Where the manifest itself is damaged, the folder's layout still tells.
         if (path / "blocks").is_dir() or (path / "items").is_dir():
             return "archive"
@@ -55,7 +57,7 @@ def _kind(path: Path) -> str:
         return "model"
     if path.suffix in (".parquet", ".csv"):
         return "results"
-    raise DataError(f"{path} is not a model, an archive or a results file")
+    raise DataError(f"{path} is not a model, an archive or results")
 
 
 def _verify_model(path: Path) -> list[str]:
@@ -132,13 +134,17 @@ def _describe_results(path: Path) -> dict[str, Any]:
     from .anomaly.results import SCHEMA
 
     try:
-        if path.suffix == ".csv":
+        parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else []
+        if path.suffix == ".csv" and not parts:
             convert = pyarrow.csv.ConvertOptions(column_types=SCHEMA)
             table = pyarrow.csv.read_csv(path, convert_options=convert)
         else:
-            table = pq.read_table(path)
-            if table.schema.names != SCHEMA.names:
+            if pq.read_schema(parts[0] if parts else path).names != SCHEMA.names:
                 raise DataError(f"{path} is not a results file: its columns are other ones")
+            tables = [
+                pq.read_table(part, columns=["score", "is_anomaly"]) for part in parts or [path]
+            ]
+            table = pyarrow.concat_tables(tables)
         readable = table["score"].drop_null()
         return {
             "images": len(readable),
@@ -146,6 +152,7 @@ def _describe_results(path: Path) -> dict[str, Any]:
             "anomalies": pc.sum(table["is_anomaly"]).as_py() or 0,
             "lowest_score": _finite(pc.min(readable).as_py()),
             "highest_score": _finite(pc.max(readable).as_py()),
+            **({"parts": len(parts)} if parts else {}),
         }
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise DataError(f"{path} is not a results file: {error}") from error

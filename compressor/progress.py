@@ -16,9 +16,12 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """A context manager; ``update`` is called as often as you like."""
 
-    def __init__(self, task: str, total: int | None, *, unit: str = "", shown: bool) -> None:
+    def __init__(
+        self, task: str, total: int | None, *, unit: str = "", start: int = 0, shown: bool
+    ) -> None:
+        """start: how much was done in an earlier run."""
         self._task, self._total, self._unit, self._shown = task, total, unit, shown
-        self._done, self._note = 0, ""
+        self._start, self._done, self._note = start, start, ""
         self._started = self._printed = time.monotonic()
         self._bar: Bar | None = None
         if shown and sys.stderr.isatty():
@@ -31,7 +34,7 @@ class Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._id = self._bar.add_task(task, total=total, note="")
+            self._id = self._bar.add_task(task, total=total, completed=start, note="")
 
     def __enter__(self) -> Progress:
         if self._bar:
@@ -63,8 +66,16 @@ class Progress:
             print(told.rstrip(), file=sys.stderr)
 
     def _left(self) -> str:
-        if not self._total or not self._done:
+        if not self._total or self._done <= self._start:
             return ""
-        left = (time.monotonic() - self._started) / self._done * (self._total - self._done)
+        pace = (time.monotonic() - self._started) / (self._done - self._start)
         total = "" if self._unit else f" of {self._total:,}"
-        return f"{total}, {left:.0f} s left"
+        return f"{total}, {_duration(pace * (self._total - self._done))} left"
+
+
+def _duration(seconds: float) -> str:
+    """45 s, 12 min or 3 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -49,7 +49,8 @@ VERBS: dict[str, tuple[str, ...]] = {
     "decompress": ("--output", "--only", "--force", "--json"),
     "score": (
         *("--model", "--output", "--scorer", "--fpr", "--confidence", "--fdr", "--threshold"),
-        *("--heatmaps", "--report", "--fail-on-anomaly", "--force", "--json"),
+        *("--heatmaps", "--report", "--metrics", "--fail-on-anomaly", "--resume", "--force"),
+        "--json",
     ),
     "calibrate": ("--json",),
     "report": ("--output", "--device", "--force", "--json"),

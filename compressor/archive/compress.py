@@ -138,8 +138,9 @@ def compress(
         done = writer.consumed
         if done:
             log.info("resuming: %d %ss are in the archive already", done, spec.kind)
-        # What is measured is all images, those of an earlier run included.
-        position = 0 if measure else done
+        # What is measured is all images, those of an earlier run included. Else it begins with a
+        # chunk, for pieces to end where they did in the earlier run.
+        position = 0 if measure else done - done % job.chunk
         for images, result in job.run(work, start=position, progress=progress):
             position += len(images.names)
             if position > done:

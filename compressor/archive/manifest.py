@@ -10,6 +10,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import __version__
+from ..data.images import Unreadable
 from ..errors import ArchiveError
 from ..files import sha256
 from ..model import FileEntry
@@ -20,7 +21,6 @@ FORMAT_VERSION: Final = 3
 # 1 knows no images that a fallback codec stored; 1 and 2 have a model's files in xz
 READ_VERSIONS: Final = (1, 2, 3)
 MAX_MANIFEST = 1 << 28  # bytes
-MAX_NAMED = 1000  # unreadable images that the manifest names
 
 
 class PartEntry(BaseModel):
@@ -30,19 +30,6 @@ class PartEntry(BaseModel):
 
     images: int = Field(ge=1)
     blocks: int = Field(ge=1)
-
-
-class Unreadable(BaseModel):
-    """Images of the source that are not in the archive: how many, and the first with reasons."""
-
-    model_config = ConfigDict(frozen=True)
-
-    count: int = 0
-    first: tuple[tuple[str, str], ...] = ()
-
-    def plus(self, more: list[tuple[str, str]]) -> Unreadable:
-        first = (*self.first, *more[: MAX_NAMED - len(self.first)])
-        return Unreadable(count=self.count + len(more), first=first)
 
 
 class ArchiveManifest(BaseModel):

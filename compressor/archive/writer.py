@@ -1,11 +1,6 @@
-"""Writes an archive part by part; a job that was cut short goes on after its last whole part.
+"""Writes an archive part by part, in ``.NAME.partial/archive``, which is renamed to NAME at last.
 
-The work goes on in a hidden folder beside the output, ``.NAME.partial``:
-
-    archive/    what will be renamed to NAME
-    job.json    the ledger: which job this is, and what of it is safely on disk
-
-A part counts when the ledger lists it, and it is listed after its three files are synced.
+A job that was cut short goes on after its last whole part, as resume.py says.
 """
 
 from __future__ import annotations
@@ -18,15 +13,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..data.images import Unreadable
 from ..entropy.tables import Tables
 from ..errors import DataError, OutputError
-from ..files import output_errors, refuse_irreplaceable, replace_folder, sync, write_atomically
+from ..files import output_errors, refuse_irreplaceable, replace_folder, sync
 from ..model import FileEntry, Model, decoding_files
+from ..resume import Ledger, Unfinished
 from .blocks import (
     HEADER_SIZE,
     MODEL,
@@ -37,7 +34,7 @@ from .blocks import (
     numbered,
     pack,
 )
-from .manifest import FORMAT, ArchiveManifest, PartEntry, Unreadable, entry_of, part_files
+from .manifest import FORMAT, ArchiveManifest, PartEntry, entry_of, part_files
 from .stored import StoredGroup, pack_stored
 from .tables import MAX_NAME, MAX_ROWS, Index, Items
 
@@ -124,16 +121,9 @@ class Sizes:
     fallback_bytes: int
 
 
-class Ledger(BaseModel):
-    """The job, how many images of its source are done, and what they became.
+class ArchiveLedger(Ledger):
+    """What the images became, beside their files."""
 
-    job.json holds it as it was when the last of ``parts`` was finished.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    job: dict[str, str]
-    consumed: int = 0
     pixels: int = 0
     ideal_bits: float = 0
     payload_bytes: int = 0
@@ -141,7 +131,6 @@ class Ledger(BaseModel):
     fallback_bytes: int = 0
     unreadable: Unreadable = Unreadable()
     parts: tuple[PartEntry, ...] = ()
-    files: dict[str, FileEntry] = {}
 
 
 class ArchiveWriter:
@@ -168,13 +157,21 @@ class ArchiveWriter:
         resume: bool = False,
         embed: bool = True,
     ) -> None:
-        self.path = path.absolute()
         self._model = model
-        self._job = {**job, "model": model.digest, "embed": str(embed)}
+        ledger = ArchiveLedger(job={**job, "model": model.digest, "embed": str(embed)})
+        self._work = Unfinished(path, "archive", ledger, model.spec.kind)
+        self.path, self._folder = self._work.path, self._work.folder
         self._force = force
         self._resume = resume
         self._embed = embed
         self._part: _Part | None = None
+
+    @property
+    def _ledger(self) -> ArchiveLedger:
+        return self._work.ledger
+
+    def _note(self, **changes: Any) -> None:
+        self._work.ledger = self._ledger.model_copy(update=changes)
 
     @property
     def consumed(self) -> int:
@@ -197,19 +194,10 @@ class ArchiveWriter:
             self._model.manifest
         ):  # found damaged now and not when everything is coded
             self._model.read(name)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
-        self._folder = self._partial / "archive"
         with output_errors(self.path):
-            if self._resume:
-                self._ledger = self._resumed()
-            else:
-                self._refuse_unfinished()
-                self._ledger = Ledger(job=self._job)
-            self._discard_unless_resumable()
-            if not self._ledger.parts:
-                for name in ("items", "blocks"):
-                    (self._folder / name).mkdir(parents=True)
-                self._write_ledger()
+            self._work.open(resume=self._resume, discard=self._force)
+            for name in ("items", "blocks"):
+                (self._folder / name).mkdir(exist_ok=True)
         return self
 
     def __exit__(
@@ -219,7 +207,7 @@ class ArchiveWriter:
         trace: TracebackType | None,
     ) -> None:
         with output_errors(self.path), ExitStack() as cleanup:
-            cleanup.callback(self._discard_unless_resumable)
+            cleanup.callback(self._work.close)
             if self._part is not None:
                 cleanup.callback(self._part.close)
             if kind is None:
@@ -238,13 +226,11 @@ class ArchiveWriter:
                     self._part = self._new_part()
                 self._part.add(packed)
         ledger = self._ledger
-        self._ledger = ledger.model_copy(
-            update={
-                "consumed": ledger.consumed + len(packed.names) + len(packed.unreadable),
-                "pixels": ledger.pixels + packed.pixels,
-                "ideal_bits": ledger.ideal_bits + packed.ideal_bits,
-                "unreadable": ledger.unreadable.plus(packed.unreadable),
-            }
+        self._note(
+            consumed=ledger.consumed + len(packed.names) + len(packed.unreadable),
+            pixels=ledger.pixels + packed.pixels,
+            ideal_bits=ledger.ideal_bits + packed.ideal_bits,
+            unreadable=ledger.unreadable.plus(packed.unreadable),
         )
 
     def _new_part(self) -> _Part:
@@ -258,16 +244,14 @@ class ArchiveWriter:
             return
         part = self._part
         ledger = self._ledger
-        self._ledger = ledger.model_copy(
-            update={
-                "payload_bytes": ledger.payload_bytes + part.payload_bytes,
-                "fallback_images": ledger.fallback_images + part.fallback_images,
-                "fallback_bytes": ledger.fallback_bytes + part.fallback_bytes,
-                "parts": (*ledger.parts, part.entry),
-                "files": ledger.files | part.finish(),
-            }
+        self._note(
+            payload_bytes=ledger.payload_bytes + part.payload_bytes,
+            fallback_images=ledger.fallback_images + part.fallback_images,
+            fallback_bytes=ledger.fallback_bytes + part.fallback_bytes,
+            parts=(*ledger.parts, part.entry),
+            files=ledger.files | part.finish(),
         )
-        self._write_ledger()
+        self._work.save()
         self._part = None
 
     def _finish(self) -> None:
@@ -301,58 +285,7 @@ class ArchiveWriter:
         )
         refuse_irreplaceable(self.path, self._force, FORMAT)  # it may have come meanwhile
         replace_folder(self._folder, self.path)
-        shutil.rmtree(self._partial)
-
-    def _refuse_unfinished(self) -> None:
-        """A job that was cut short may be hours of work."""
-        path = self._partial / "job.json"
-        if self._force or not path.exists():
-            return
-        try:
-            parts = Ledger.model_validate_json(path.read_bytes()).parts
-        except ValidationError:
-            return
-        if parts:
-            raise OutputError(
-                f"{self._partial} holds {sum(part.images for part in parts):,} "
-                f"{self._model.spec.kind}s of a job that was cut short; give --resume to go on "
-                "with it, or --force to start anew"
-            )
-
-    def _resumed(self) -> Ledger:
-        """The ledger of the job that was cut short, or a new one if none was."""
-        path = self._partial / "job.json"
-        try:
-            ledger = Ledger.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return Ledger(job=self._job)
-        except ValidationError as error:
-            raise OutputError(
-                f"{path} is damaged; start anew with --force instead of --resume"
-            ) from error
-        differing = {key for key, _ in ledger.job.items() ^ self._job.items()}
-        if differing:
-            raise OutputError(
-                f"cannot resume {self.path}: the job that was cut short had another "
-                f"{', '.join(sorted(differing))}; start anew with --force instead of --resume"
-            )
-        for name, entry in ledger.files.items():
-            file = self._folder / name
-            if not file.is_file() or file.stat().st_size != entry.size:
-                raise OutputError(f"{file} is damaged; start anew with --force instead of --resume")
-        for file in self._folder.glob("*/*"):
-            if file.relative_to(self._folder).as_posix() not in ledger.files:
-                file.unlink()
-        return ledger
-
-    def _write_ledger(self) -> None:
-        write_atomically(
-            self._partial / "job.json", self._ledger.model_dump_json(indent=1).encode()
-        )
-
-    def _discard_unless_resumable(self) -> None:
-        if not self._ledger.parts and self._partial.exists():
-            shutil.rmtree(self._partial)
+        self._work.remove()
 
 
 class _Part:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 from ..errors import DataError, UnreadableImage
 from .decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, decode_all
-from .images import Chunk, Images
+from .images import Chunk, Images, Shard
 from .names import as_text, is_unsafe
 from .reading import chunks_of, fingerprint, reading
 
@@ -25,6 +25,7 @@ class TarSource:
     """
 
     shape = columns = None
+    shards: Sequence[Shard] = ()
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)
@@ -39,8 +40,17 @@ class TarSource:
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
         return chunks_of(self._images(start), size, start)
 
+    def length(self) -> int:
+        """How many images there are; reads on to the end, without their bytes where it can seek."""
+        return sum(1 for _ in self._members())
+
     def _images(self, start: int) -> Iterator[tuple[str, bytes | UnreadableImage]]:
-        position = 0
+        for position, (tar, name, member) in enumerate(self._members()):
+            if position >= start:
+                yield name, _tar_content(tar, member)
+
+    def _members(self) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInfo]]:
+        empty = True
         with reading(self._path), tarfile.open(self._path, tarinfo=_TarInfo) as tar:
             while (member := tar.next()) is not None:
                 # tarfile keeps what it has seen: memory would grow with the archive.
@@ -48,11 +58,10 @@ class TarSource:
                 name = _image_name(member.name, self._path)
                 if name is None or member.isdir():
                     continue
-                if position >= start:
-                    yield name, _tar_content(tar, member)
-                position += 1
+                empty = False
+                yield tar, name, member
             _read_to_end(tar)
-        if not position:
+        if empty:
             raise DataError(f"{self._path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
 
@@ -64,6 +73,7 @@ class ZipSource:
     """
 
     shape = columns = None
+    shards: Sequence[Shard] = ()
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .images import Chunk, Group, Images, Rows
+from .images import Chunk, Group, Images, Rows, Shard
 from .names import row_names
 from .reading import fingerprint, reading
 from .tables import vectors
@@ -33,6 +33,8 @@ class ArraySource:
     Raises DataError for other types and shapes. ``path`` is the file that the array maps, if any;
     ``columns`` names the numbers of vectors.
     """
+
+    shards: Sequence[Shard] = ()
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class NpzSource:
     """
 
     columns = None
+    shards: Sequence[Shard] = ()
 
     def __init__(self, path: Path, key: str | None) -> None:
         with reading(path), zipfile.ZipFile(path) as archive:

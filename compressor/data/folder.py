@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from ..errors import DataError, UnreadableImage
 from .decode import MAX_ENCODED_BYTES, decode_all
-from .images import Chunk, Images
+from .images import Chunk, Images, Shard
 from .names import as_text, is_unsafe
 from .reading import fingerprint
 
@@ -23,6 +23,7 @@ class FolderSource:
     """
 
     shape = columns = None
+    shards: Sequence[Shard] = ()
 
     def __init__(self, folder: Path, files: list[str], location: str) -> None:
         self.location = location

@@ -5,17 +5,19 @@ Vectors go the same way as images: a float32 (D,) where an image has uint8 (H, W
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[Any]  # uint8 (n, H, W, C) or float32 (n, D)
 
 CHUNK_BYTES = 2**26  # of pixels that are decoded together
+MAX_NAMED = 1000  # unreadable images that are remembered by name
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,24 @@ class Images:
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
+class Unreadable(BaseModel):
+    """Images of a source that cannot be used: how many, and the first with their reasons."""
+
+    model_config = ConfigDict(frozen=True)
+
+    count: int = 0
+    first: tuple[tuple[str, str], ...] = ()
+
+    def plus(self, more: list[tuple[str, str]]) -> Unreadable:
+        first = (*self.first, *more[: MAX_NAMED - len(self.first)]) if more else self.first
+        return Unreadable(count=self.count + len(more), first=first)
+
+    def summary(self) -> dict[str, Any]:
+        """The keys of a verb's summary."""
+        named = [f"{name}: {reason}" for name, reason in self.first]
+        return {"unreadable": self.count, "unreadable_names": named}
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Some consecutive images, not decoded yet: cheap to make; ``load`` may run in any thread.
@@ -53,6 +73,13 @@ class Chunk:
     start: int
     count: int
     load: Callable[[], Iterator[Images]]
+
+
+class Shard(NamedTuple):
+    """One of several files that make up a dataset: images up to number ``stop`` of all."""
+
+    name: str
+    stop: int
 
 
 class Source(Protocol):
@@ -67,6 +94,10 @@ class Source(Protocol):
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The names of a vector's numbers, where they have names."""
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """The files of a folder of shards, as far as ``chunks`` has come; none for one dataset."""
 
     def count(self) -> int | None:
         """How many images there are, or None where only reading on would tell."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError, UnreadableImage
 from .images import Chunk
 from .names import UNSAFE, row_names
-from .reading import chunks_of, fingerprint, reading
+from .reading import chunks_of, fingerprint, reading, shards_of
 
 NAME_COLUMNS = ("path", "name", "filename")
 ROWS_AT_ONCE = 64
@@ -47,7 +48,9 @@ class ParquetSource:
                     f"{part} has other columns than {parts[0]}; read the two one by one"
                 )
             self._parts.append((part, rows))
-        self._count = sum(rows for _, rows in self._parts)
+        ends = list(accumulate(rows for _, rows in self._parts))
+        self._count = ends[-1]
+        self.shards = shards_of([part for part, _ in self._parts], ends)
         if not self._count:
             raise DataError(f"{location} has no rows; give Parquet files with at least one image")
         self.location = f"{location}::{self._column}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import DataError, UnreadableImage
 from .decode import decode_all
-from .images import Chunk
+from .images import Chunk, Shard
 
 # What zipfile, tarfile, NumPy and gzip were seen to raise for damaged files.
 _ERRORS = (
@@ -65,3 +65,10 @@ def chunks_of(
         names, contents = [name for name, _ in batch], [content for _, content in batch]
         yield Chunk(start, len(batch), partial(decode_all, names, contents))
         start += len(batch)
+
+
+def shards_of(files: list[Path], ends: list[int]) -> list[Shard]:
+    """The shards of a dataset in several files; one file is one dataset and has none."""
+    if len(files) == 1:
+        return []
+    return [Shard(file.name, stop) for file, stop in zip(files, ends, strict=True)]

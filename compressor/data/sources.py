@@ -16,11 +16,13 @@ from .decode import IMAGE_SUFFIXES
 from .folder import FolderSource, find_files
 from .images import Source
 from .parquet import ParquetSource, holds_images
+from .shards import ShardedSource
 from .tables import CsvTable, ParquetTable, TableSource
 
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 WANTED = (
-    "a folder of images or of Parquet files, an image file (.png .jpg .jpeg .webp .tif .tiff .bmp)"
-    ", .npy, .npz, .parquet, .csv, .tar, .tar.gz, .tgz or .zip"
+    "a folder of images or of Parquet, .tar or .npy files, an image file (.png .jpg .jpeg .webp "
+    ".tif .tiff .bmp), .npy, .npz, .parquet, .csv, .tar, .tar.gz, .tgz or .zip"
 )
 
 
@@ -33,8 +35,9 @@ def open_source(
     files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
     uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
     than uint8; an ``ArraySource`` is one whose columns have names. A folder that holds images is
-    read as such, whatever else is in it. ``columns``: those that a model takes, in its order; a
-    table has to have them, what it has beside them is left out.
+    read as such, whatever else is in it; else its Parquet, .tar or .npy files are, one after the
+    other. ``columns``: those that a model takes, in its order; a table has to have them, what it
+    has beside them is left out.
 
     Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
     holds something else.
@@ -64,7 +67,7 @@ def open_source(
         )
     if name.endswith(".npy"):
         return open_npy(path)
-    if name.endswith((".tar", ".tar.gz", ".tgz")):
+    if name.endswith(TAR_SUFFIXES):
         return TarSource(path)
     if name.endswith(".zip"):
         return ZipSource(path)
@@ -96,4 +99,8 @@ def _open_folder(folder: Path, column: str | None, columns: Sequence[str] | None
     parts = [folder / part for part in find_files(folder, [".parquet"])]
     if parts:
         return _open_parquet(folder, parts, column, columns)
-    raise DataError(f"{folder} holds no images and no Parquet files; give {WANTED}")
+    for suffixes, open_one in ((TAR_SUFFIXES, TarSource), ((".npy",), open_npy)):
+        shards = [] if column else find_files(folder, suffixes)
+        if shards:
+            return ShardedSource(folder, shards, open_one)
+    raise DataError(f"{folder} holds no images and no Parquet, .tar or .npy files; give {WANTED}")

@@ -21,9 +21,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..errors import DataError
-from .images import Chunk, Group, Images
+from .images import Chunk, Group, Images, Shard
 from .names import UNSAFE, row_names
-from .reading import fingerprint, reading
+from .reading import fingerprint, reading, shards_of
 
 # The last two are what pandas calls an index without a name, in CSV and in Parquet.
 NAME_COLUMNS = ("path", "name", "filename", "id", "", "__index_level_0__")
@@ -42,6 +42,7 @@ class Table(Protocol):
 
     files: list[Path]
     kinds: dict[str, str]
+    shards: list[Shard]
 
     def count(self) -> int:
         """How many rows there are."""
@@ -75,6 +76,10 @@ class TableSource:
     @cached_property
     def shape(self) -> tuple[int] | None:
         return None if self._lists else (len(self._chosen),)
+
+    @property
+    def shards(self) -> list[Shard]:
+        return self._table.shards
 
     def count(self) -> int:
         return self._names_and_count[1]
@@ -146,6 +151,7 @@ class CsvTable:
 
     def __init__(self, path: Path) -> None:
         self.files = [path]
+        self.shards: list[Shard] = []
         with self._open([]) as reader:
             names = reader.schema.names
         _refuse_header(path, names)
@@ -188,10 +194,12 @@ class ParquetTable:
 
     def __init__(self, parts: list[Path]) -> None:
         self.files, self._count = parts, 0
+        ends = []
         for number, part in enumerate(parts):
             with self._open(part) as file:
                 schema = file.schema_arrow
                 self._count += file.metadata.num_rows
+            ends.append(self._count)
             if (double := _double(schema.names)) is not None:
                 raise DataError(f"{part} has two columns named {double!r}; rename one")
             kinds = {field.name: _kind_of_type(field.type) for field in schema}
@@ -199,6 +207,7 @@ class ParquetTable:
                 self.kinds = kinds
             elif kinds != self.kinds:
                 raise DataError(f"{part} has other columns than {parts[0]}; read them one by one")
+        self.shards = shards_of(parts, ends)
 
     def count(self) -> int:
         return self._count

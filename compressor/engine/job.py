@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.images import Chunk, Images, Rows
+from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
@@ -26,8 +26,8 @@ SKIPPED_TOLD = 20  # inputs that are named at once; a table may have many
 class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
 
-    chunk: images that go through together; images: how many went through so far; unreadable:
-    (name, reason) of the others.
+    chunk: images that go through together; images: how many went through so far; unreadable: the
+    others.
     """
 
     def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
@@ -38,7 +38,7 @@ class Job:
         self.engine = Engine(self.model, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
-        self.unreadable: list[tuple[str, str]] = []
+        self.unreadable = Unreadable()
         log.info("device: %s (%s)", self.engine.device.name, self.engine.device.reason)
 
     def _refuse_shape(self) -> None:
@@ -55,8 +55,7 @@ class Job:
     def run(
         self, work: Callable[[Images], Result], *, start: int = 0, progress: bool = False
     ) -> Iterator[tuple[Images, Result]]:
-        """Yields each piece of each chunk and ``work(piece)``, in order, from image ``start`` on:
-        the first of a piece, in an earlier run.
+        """Yields each piece of each chunk and ``work(piece)``, in order, from image ``start`` on.
 
         ``work`` runs in several threads and sees only images that fit the model; what is yielded
         has their names, and no pixels. Raises DataError at the end if there was none.
@@ -69,42 +68,38 @@ class Job:
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
             return list(map(work_on, chunk.load()))  # a piece goes before the next is decoded
 
-        # From a chunk's first image on, for pieces to end where they did in the earlier run.
-        position = start - start % self.chunk
-        chunks = self.source.chunks(self.chunk, position)
-        with Progress(self._verb, self.source.count(), shown=progress) as bar:
+        chunks = self.source.chunks(self.chunk, start)
+        with Progress(self._verb, self.source.count(), start=start, shown=progress) as bar:
             for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
-                position += len(images.names)
-                if position <= start:
-                    continue
                 self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
                 yield images, result
-                bar.update(start + self.images + len(self.unreadable))
+                bar.update(start + self.images + self.unreadable.count)
         if not self.images and not start:
             raise self.nothing()
 
     def nothing(self) -> DataError:
         """The error for data of which nothing can be used."""
-        reason = f"; the first: {' '.join(self.unreadable[0])}" if self.unreadable else ""
+        first = self.unreadable.first[:1]
+        reason = f"; the first: {' '.join(first[0])}" if first else ""
         kind = self.model.spec.kind
         return DataError(f"no {kind} in {self.source.location} can be used{reason}")
 
     def skip(self, images: Images) -> None:
         """Notes the unreadable ones, and names the first few in the log."""
-        for position, reason in sorted(images.unreadable.items()):
-            self.unreadable.append((images.names[position], reason))
-            if len(self.unreadable) <= SKIPPED_TOLD:
-                log.warning("skipped %s: %s", *self.unreadable[-1])
-            elif len(self.unreadable) == SKIPPED_TOLD + 1:
-                log.warning("skipped more; the summary names all")
+        told = self.unreadable.count
+        more = [(images.names[at], reason) for at, reason in sorted(images.unreadable.items())]
+        self.unreadable = self.unreadable.plus(more)
+        for name, reason in more[: max(0, SKIPPED_TOLD - told)]:
+            log.warning("skipped %s: %s", name, reason)
+        if told <= SKIPPED_TOLD < self.unreadable.count:
+            log.warning("skipped more; the summary names the first %s", f"{MAX_NAMED:,}")
 
     def summary(self) -> dict[str, Any]:
         """The keys that every verb's summary ends with."""
         return {
             "images": self.images,
-            "unreadable": len(self.unreadable),
-            "unreadable_names": [f"{name}: {reason}" for name, reason in self.unreadable],
+            **self.unreadable.summary(),
             "seconds": round(time.monotonic() - self._started, 3),
             "device": self.engine.device.name,
         }

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels
 from ..errors import ConfigError
-from ..files import atomic_file
 from .pictures import enlarged, png
 
 # Eight even steps of "inferno" (van der Walt and Smith, 2015): its lightness rises evenly, so that
@@ -59,18 +56,9 @@ def ramp(strength: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     )
 
 
-def save_heatmap(
-    path: Path,
-    pixels: Pixels,
-    error_map: npt.NDArray[np.float32],
-    scale: float,
-    force: bool = False,
-) -> None:
-    """Writes the ``overlay`` as a PNG file, small images enlarged to about 224 pixels.
+def heatmap(pixels: Pixels, error_map: npt.NDArray[np.float32], scale: float) -> bytes:
+    """The ``overlay`` as a PNG file, small images enlarged to about 224 pixels.
 
-    Raises ConfigError as ``overlay`` does, and OutputError if ``path`` exists and ``force`` is
-    not given, or cannot be written.
+    Raises ConfigError as ``overlay`` does.
     """
-    picture = png(enlarged(overlay(pixels, error_map, scale)))
-    with atomic_file(path, force) as temporary:
-        temporary.write_bytes(picture)
+    return png(enlarged(overlay(pixels, error_map, scale)))

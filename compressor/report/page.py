@@ -59,7 +59,8 @@ class ScoringReport:
     """What the page says about a scoring job.
 
     ``scores`` and ``calibration_scores`` are (n,), higher is stranger; what is not finite is
-    left out of the histogram. ``worst`` are the images to show, about WORST_IMAGES, in any
+    left out of the histogram; ``score_counts`` (n,): how many images have each score, or None where
+    it is one each. ``worst`` are the images to show, about WORST_IMAGES, in any
     order. ``unreadable`` has (path, reason); ``facts`` are further rows of (label, value).
     """
 
@@ -77,6 +78,7 @@ class ScoringReport:
     facts: Sequence[tuple[str, str]] = ()
     compression: CompressionSummary | None = None
     columns: Sequence[str] | None = None  # names of a vector's numbers
+    score_counts: npt.NDArray[np.int64] | None = None
 
 
 def write_report(path: Path, report: ScoringReport, force: bool) -> None:
@@ -178,6 +180,9 @@ def _histogram(report: ScoringReport) -> _Histogram | None:
         np.asarray(values, np.float64)[np.isfinite(values)]
         for values in (report.scores, report.calibration_scores)
     )
+    counts = None
+    if report.score_counts is not None:
+        counts = report.score_counts[np.isfinite(report.scores)]
     threshold = [report.threshold] if np.isfinite(report.threshold) else []
     shown = np.concatenate([scores, calibration, threshold])
     if not len(scores):
@@ -193,7 +198,7 @@ def _histogram(report: ScoringReport) -> _Histogram | None:
         place = np.interp(value, edges, np.linspace(0, 100, BINS + 1))
         return float(place)
 
-    heights = [np.sqrt(_shares(values, edges)) for values in (scores, calibration)]
+    heights = [np.sqrt(_shares(scores, edges, counts)), np.sqrt(_shares(calibration, edges))]
     tallest = max(height.max() for height in heights)
     ticks = [edges[round(share * BINS)] for share in (0, 0.25, 0.5, 0.75, 1)]
     return _Histogram(
@@ -204,9 +209,15 @@ def _histogram(report: ScoringReport) -> _Histogram | None:
     )
 
 
-def _shares(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> Scores:
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return counts / max(1, len(values))
+def _shares(
+    values: npt.NDArray[np.float64],
+    edges: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64] | None = None,
+) -> Scores:
+    """The share of all that each bin has; counts: how many have each value, one each if None."""
+    each, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=counts)
+    shares: Scores = each / max(1, each.sum())
+    return shares
 
 
 def _steps(heights: Scores) -> str:

@@ -5,56 +5,84 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compressor.anomaly.results import Row, results_file
+from compressor.anomaly.results import SCHEMA, ResultsWriter, read_manifest
+from compressor.data.arrays import ArraySource
+from compressor.data.images import Shard
 from compressor.errors import OutputError
 from compressor.verbs import inspect
 
 ROWS = [
-    Row("a/1.png", 0.25, 0.5, False),
-    Row('b,"2".png', 1 / 3, 0.01, True),
-    Row("c\n3.png", error="is damaged"),
-    Row("d.png", 2.5, None, True),
+    ("a/1.png", 0.25, 0.5, False, None),
+    ('b,"2".png', 1 / 3, 0.01, True, None),
+    ("c\n3.png", None, None, None, "is damaged"),
+    ("d.png", 2.5, None, True, None),
 ]
+COLUMNS = ["path", "score", "p_value", "is_anomaly", "error"]
 
 
-@pytest.fixture(params=["r.parquet", "r.csv"])
+def table(rows: list[tuple[object, ...]]) -> pa.Table:
+    """Undecided."""
+    undecided = [(*row[:3], None, row[4]) for row in rows]
+    return pa.Table.from_pylist([dict(zip(COLUMNS, r, strict=True)) for r in undecided], SCHEMA)
+
+
+class Source(ArraySource):
+    """Four rows, of one dataset or of the shards given."""
+
+    def __init__(self, *shards: Shard) -> None:
+        super().__init__(np.zeros((4, 2, 2), np.uint8))
+        self.shards = shards
+
+
+def write(path: Path | str, *shards: Shard, rows: int = 4, **options: bool) -> int:
+    """Rows in two pieces; gives the number of anomalies."""
+    writer = ResultsWriter(
+        path, {}, Source(*shards), "image", **{"force": False, "resume": False} | options
+    )
+    with writer:
+        for piece in (ROWS[:3], ROWS[3:]):
+            writer.add(table(piece[:rows]))
+        writer.end()
+        anomalies = writer.decide(0.3)
+        writer.publish({})
+    return anomalies
+
+
+@pytest.fixture(params=["r.parquet", "r.csv", "r"])
 def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Results in two pieces."""
     path: Path = tmp_path / request.param
-    with results_file(path, force=False) as rows:
-        rows.write(ROWS[:3])
-        rows.write(ROWS[3:])
+    assert write(path) == 2
+    assert list(tmp_path.iterdir()) == [path]
     return path
 
 
 def test_parquet_has_the_columns_and_types_of_the_design(tmp_path: Path) -> None:
-    with results_file(tmp_path / "r.parquet", force=False) as rows:
-        rows.write(ROWS)
-    table = pq.read_table(tmp_path / "r.parquet")
-    assert table.schema.names == ["path", "score", "p_value", "is_anomaly", "error"]
+    write(tmp_path / "r.parquet")
+    found = pq.read_table(tmp_path / "r.parquet")
+    assert found.schema.names == COLUMNS
     expected = [pa.string(), pa.float64(), pa.float64(), pa.bool_(), pa.string()]
-    assert table.schema.types == expected
-    assert [Row(**values) for values in table.to_pylist()] == ROWS
+    assert found.schema.types == expected
+    assert [tuple(row.values()) for row in found.to_pylist()] == ROWS
 
 
 def test_csv_has_the_same_columns_and_loses_no_digit(tmp_path: Path) -> None:
-    with results_file(tmp_path / "r.csv", force=False) as rows:
-        rows.write(ROWS)
+    write(tmp_path / "r.csv")
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
-    assert header == ["path", "score", "p_value", "is_anomaly", "error"]
-    assert [line[0] for line in lines] == [row.path for row in ROWS]
-    assert [float(line[1]) if line[1] else None for line in lines] == [row.score for row in ROWS]
+    assert header == COLUMNS
+    assert [line[0] for line in lines] == [row[0] for row in ROWS]
+    assert [float(line[1]) if line[1] else None for line in lines] == [row[1] for row in ROWS]
     assert [line[3] for line in lines] == ["false", "true", "", "true"]
     assert [line[4] for line in lines] == ["", "", "is damaged", ""]
     assert lines[2][1:4] == ["", "", ""] and lines[3][2] == ""
 
 
-def test_inspect_reads_both_kinds(path: Path) -> None:
+def test_inspect_reads_all_kinds(path: Path) -> None:
     assert inspect(path) == {
         "kind": "results",
         "images": 3,
@@ -62,24 +90,40 @@ def test_inspect_reads_both_kinds(path: Path) -> None:
         "anomalies": 2,
         "lowest_score": 0.25,
         "highest_score": 2.5,
-    }
+    } | ({} if path.suffix else {"parts": 1})
 
 
-@pytest.mark.parametrize("name", ["r.parquet", "r.csv"])
+def test_rows_are_cut_where_shards_end_and_an_empty_shard_has_an_empty_part(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "r", Shard("a", 1), Shard("b", 1), Shard("c", 4))
+    manifest = read_manifest(tmp_path / "r")
+    assert manifest is not None
+    assert [(part.shard, part.rows) for part in manifest.parts] == [("a", 1), ("b", 0), ("c", 3)]
+    found = [pq.read_table(tmp_path / "r" / part.file) for part in manifest.parts]
+    assert [tuple(row.values()) for row in pa.concat_tables(found).to_pylist()] == ROWS
+
+
+@pytest.mark.parametrize("name", ["r.parquet", "r.csv", "r"])
 def test_results_are_whole_or_absent(tmp_path: Path, name: str) -> None:
-    with pytest.raises(KeyError), results_file(tmp_path / name, force=False) as rows:
-        rows.write(ROWS)
+    options = {"force": False, "resume": False}
+    with (
+        pytest.raises(KeyError),
+        ResultsWriter(tmp_path / name, {}, Source(), "image", **options) as writer,
+    ):
+        writer.add(table(ROWS))
         raise KeyError
     assert not list(tmp_path.iterdir())
 
 
 def test_results_that_exist_stay_without_force(path: Path) -> None:
-    before = path.read_bytes()
-    with pytest.raises(OutputError, match="exists"), results_file(path, force=False):
-        pass
-    with pytest.raises(KeyError), results_file(path, force=True):
-        raise KeyError
-    assert path.read_bytes() == before
-    with results_file(path, force=True) as rows:
-        rows.write(ROWS[:1])
-    assert inspect(path)["images"] == 1
+    def content() -> list[bytes]:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [file.read_bytes() for file in files]
+
+    before = content()
+    with pytest.raises(OutputError, match="exists"):
+        write(path)
+    assert content() == before and list(path.parent.iterdir()) == [path]
+    write(path, rows=1, force=True)
+    assert inspect(path)["images"] == 2

@@ -1,0 +1,98 @@
+"""A folder of files that each hold many images, .tar or .npy, as one source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import accumulate, chain, islice
+from pathlib import Path
+
+from ..errors import DataError
+from .archives import TarSource
+from .images import Chunk, Images, Shard, Source
+from .reading import fingerprint
+
+
+class ShardedSource:
+    """The images of ``files``, paths below ``folder``, one file after the other.
+
+    open_one: opens one of them. An image is named by its file and its name in there; a chunk may
+    have images of several files. Raises DataError if .npy files are not all of one shape.
+    """
+
+    columns = None
+
+    def __init__(self, folder: Path, files: list[str], open_one: Callable[[Path], Source]) -> None:
+        self.location = str(folder)
+        self._folder, self._files = folder, files
+        self._open_one = open_one
+        self.shards: list[Shard] = []
+        self.shape, self._count = None, None
+        if files[0].endswith(".npy"):
+            sources = [self._open(file) for file in files]
+            self.shape = sources[0].shape
+            for file, source in zip(files, sources, strict=True):
+                if source.shape != self.shape:
+                    raise DataError(
+                        f"{folder / file} has rows {source.shape}, {folder / files[0]} has "
+                        f"{self.shape}; read the two one by one"
+                    )
+            ends = list(accumulate(source.count() or 0 for source in sources))
+            self.shards = list(map(Shard, files, ends))
+
+    def _open(self, file: str) -> Source:
+        return self._open_one(self._folder / file)
+
+    def count(self) -> int | None:
+        return self.shards[-1].stop if self.shape is not None else None
+
+    def fingerprint(self) -> str:
+        return fingerprint("shards", ((file, self._folder / file) for file in self._files))
+
+    def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
+        first, held = 0, list[Chunk]()  # of files before, too few for a chunk
+        for number, file in enumerate(self._files):
+            source = self._open(file)
+            skipped = max(0, start - first)
+            length = self.shards[number].stop - first if number < len(self.shards) else None
+            if length is None and skipped:
+                length = _length(source)
+            at = skipped if length is None else min(skipped, length)
+            room = size - sum(chunk.count for chunk in held)
+            once = islice(source.chunks(room, at), 1) if held else ()
+            for chunk in chain(once, _after(source, size, at + room if held else at)):
+                at = chunk.start + chunk.count
+                part = Chunk(first + chunk.start, chunk.count, partial(_load, chunk, file))
+                held.append(part)
+                if sum(chunk.count for chunk in held) == size:
+                    yield _joined(held)
+                    held = []
+            first += at
+            if number == len(self.shards):
+                self.shards.append(Shard(file, first))
+        if held:
+            yield _joined(held)
+
+
+def _after(source: Source, size: int, start: int) -> Iterator[Chunk]:
+    """Its chunks from ``start`` on, opened when they are asked for."""
+    yield from source.chunks(size, start)
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    """One chunk of several that follow each other."""
+
+    def load() -> Iterator[Images]:
+        return chain.from_iterable(chunk.load() for chunk in chunks)
+
+    return Chunk(chunks[0].start, sum(chunk.count for chunk in chunks), load)
+
+
+def _load(chunk: Chunk, file: str) -> Iterator[Images]:
+    for images in chunk.load():
+        names = [f"{file}/{name}" for name in images.names]
+        yield Images(names, images.groups, images.unreadable)
+
+
+def _length(source: Source) -> int:
+    return source.length() if isinstance(source, TarSource) else source.count() or 0
