@@ -188,6 +188,9 @@ def merging_folder(path: Path, force: bool) -> Iterator[Path]:
     # Inside of the folder and not beside it: that may be another file system.
     temporary = temporary_beside(path / "images")
     with output_errors(path):
+        for left in path.glob(temporary.name.replace(str(os.getpid()), "*")):
+            if not _is_running(left.name.split(".")[-2]):
+                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
@@ -195,6 +198,19 @@ def merging_folder(path: Path, force: bool) -> Iterator[Path]:
             _merge(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    """Whether there may be a process of that number; where it cannot be told, there may."""
+    if os.name != "posix" or not process.isdigit():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _merge(new: Path, path: Path) -> None:

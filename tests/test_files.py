@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from compressor.errors import OutputError
-from compressor.files import atomic_folder, refuse_input, refuse_irreplaceable
+from compressor.files import atomic_folder, merging_folder, refuse_input, refuse_irreplaceable
 
 
 def test_an_output_is_no_input_and_holds_none(tmp_path: Path) -> None:
@@ -51,3 +54,18 @@ def test_what_stood_there_comes_back_when_the_last_rename_fails(
         (folder / "new").write_bytes(b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
     assert (output / "old").read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_in_a_folder_goes_and_what_a_running_one_writes_stays(
+    tmp_path: Path,
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for process in (ended.pid, os.getppid()):
+        (tmp_path / f".images.{process}.partial").mkdir()
+    with merging_folder(tmp_path, force=True) as folder:
+        (folder / "a.png").write_bytes(b"a")
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        f".images.{os.getppid()}.partial",
+        "a.png",
+    }

@@ -47,7 +47,9 @@ class TarSource:
     def _images(self, start: int) -> Iterator[tuple[str, bytes | UnreadableImage]]:
         for position, (tar, name, member) in enumerate(self._members()):
             if position >= start:
-                yield name, _tar_content(tar, member)
+                with reading(self._path):
+                    content = _tar_content(tar, member)
+                yield name, content
 
     def _members(self) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInfo]]:
         empty = True

@@ -267,7 +267,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path, files, read):
 
 @pytest.mark.parametrize("other", [{}, {"notes.txt": b""}, {".hidden.png": b""}])
 def test_a_folder_without_images_is_refused(tmp_path, other):
-    with pytest.raises(DataError, match="no images and no Parquet, .tar or .npy files"):
+    with pytest.raises(DataError, match=r"no images and no Parquet, \.tar or \.npy files"):
         open_source(write_folder(tmp_path, other))
 
 
