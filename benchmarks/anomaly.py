@@ -1,7 +1,8 @@
 """Anomaly detection by our models, by k nearest neighbours and PCA, and by peers.
 
 Usage: python benchmarks/anomaly.py --data FOLDER --work FOLDER [--only DATASET ...] [--seeds N ...]
-           [--cells classic ours peers] [--seconds S] [--peers PYTHON] [--report]
+           [--cells classic ours peers] [--methods NAME ...] [--seconds S] [--peers PYTHON]
+           [--report]
 
 FOLDER after --data (or the environment variable COMPRESSOR_DATA) holds the files that
 detection/tasks.py names, where the protocols are, too. The work folder gets models, and cells: a

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from cells import Cell, Cells, write_results
 
+from compressor.errors import CompressorError
+from compressor.log import log
+
 from .classic import classic_cells
 from .metrics import Figures
 from .ours import our_cells
@@ -43,20 +46,24 @@ class Bench:
             return our_cells(task, self.work / "models")
         return peer_cells(task, self.peers, self.seconds)
 
-    def run(self, names: list[str], kinds: list[str], seeds: list[int]) -> bool:
+    def run(
+        self, names: list[str], kinds: list[str], seeds: list[int], methods: list[str] | None
+    ) -> bool:
         """Measures what is missing, a line on stdout for each; False if some could not be."""
         whole, cells = True, self.cells
         for name in names:
             for task in DATASETS[name].tasks(self.data, seeds):
                 for kind in kinds:
                     for cell in self.cells_of(task, kind):
+                        if methods and cell.key["method"] not in methods:
+                            continue
                         if cells.find(cell) is not None:
                             continue
                         started = time.monotonic()
                         told = f"{cell.name} {task.part}, seed {task.seed}"
                         try:
                             found = cells.measured(cell)
-                        except (RuntimeError, ValueError) as error:  # a peer's; the others go on
+                        except (CompressorError, RuntimeError, ValueError) as error:
                             whole = False
                             print(f"{told}: FAILED: {error}", flush=True)
                             continue
@@ -85,6 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--cells", choices=KINDS, nargs="+", help="all that can be measured; with --report none"
     )
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="of those cells; all")
     parser.add_argument(
         "--seconds", type=float, default=30, help="CPU time of a peer's training on images; 30"
     )
@@ -98,10 +106,11 @@ def main() -> None:
         if "peers" in (arguments.cells or []):
             parser.error("--cells peers needs --peers PYTHON")
         kinds = [kind for kind in kinds if kind != "peers"]
+    log.setLevel("ERROR")  # that most of a test set is strange is no news
     peers = Peers(arguments.peers)
     bench = Bench(Path(arguments.data), arguments.work, arguments.seconds, peers)
     try:
-        whole = bench.run(arguments.only, kinds, arguments.seeds)
+        whole = bench.run(arguments.only, kinds, arguments.seeds, arguments.methods)
     finally:
         peers.close()
     if arguments.report:

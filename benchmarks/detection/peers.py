@@ -53,9 +53,8 @@ class Peers:
         return answer
 
     def close(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.wait()
+        if self._process is not None:
+            self._process.communicate()
 
 
 def peer_cells(task: Task, peers: Peers, seconds: float) -> Iterator[Cell[Figures]]:

@@ -16,8 +16,10 @@ def folder(tmp_path, clothes, letters):
     labels = np.arange(1000) % 10
     np.savez(
         tmp_path / "fashion_mnist_pub.npz",
-        **{"x_train": clothes[:600, ..., 0], "y_train": labels[:600]},
-        **{"x_test": clothes[600:800, ..., 0], "y_test": labels[600:800]},
+        x_train=clothes[:600, ..., 0],
+        y_train=labels[:600],
+        x_test=clothes[600:800, ..., 0],
+        y_test=labels[600:800],
     )
     np.savez(tmp_path / "mnist.npz", x_test=letters[:250, ..., 0])
     np.savez(tmp_path / "notmnist_pub.npz", x=letters[..., 0])
