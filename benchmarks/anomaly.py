@@ -11,7 +11,7 @@ depend on but our own code and the machine: after a change of a plugin or a scor
 and their models. What is there, or in docs/anomaly.jsonl, is not measured again, so a run that was
 stopped goes on. A cell that fails is told and left out, and the exit code is then 1. --report
 writes that file and the tables in docs/benchmarks.md from the cells that there are. Run it with
-OMP_NUM_THREADS=1: budgets are CPU seconds of one thread, or steps.
+OMP_NUM_THREADS=1: budgets are CPU seconds of one thread, and of ours on tables steps.
 
 The peers need an environment of their own (2 GB beside a PyTorch for CPUs):
 

@@ -28,7 +28,7 @@ SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where data and cells are, and how long a peer's training takes, in CPU seconds."""
+    """Where data and cells are, and how long a training on images takes, in CPU seconds."""
 
     data: Path
     work: Path
@@ -43,7 +43,7 @@ class Bench:
         if kind == "classic":
             return classic_cells(task)
         if kind == "ours":
-            return our_cells(task, self.work / "models")
+            return our_cells(task, self.work / "models", self.seconds)
         return peer_cells(task, self.peers, self.seconds)
 
     def run(
@@ -94,7 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="of those cells; all")
     parser.add_argument(
-        "--seconds", type=float, default=30, help="CPU time of a peer's training on images; 30"
+        "--seconds", type=float, default=30, help="CPU time of a training on images; 30"
     )
     parser.add_argument("--peers", type=Path, help="the Python that has PyOD and anomalib")
     parser.add_argument("--report", action="store_true", help="write tables into docs/")

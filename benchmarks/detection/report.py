@@ -105,6 +105,7 @@ def write_report(found: Sequence[Found], seconds: float) -> None:
 
 
 def _introduction(seconds: float) -> str:
+    steps = max(row.steps for rows in ROWS.values() for row in rows if row.steps)
     return f"""\
     OMP_NUM_THREADS=1 python benchmarks/anomaly.py --data FOLDER --work FOLDER --peers PYTHON
 
@@ -115,17 +116,17 @@ least and the largest of the seeds' means. A row with fewer cells than it should
 what there is and not to be compared with others; goals are compared over the parts and seeds that
 both sides have. Times are CPU seconds of one thread.
 
-- *Ours* are trained by `train` for a number of steps and judged by `{JUDGED[0]}` where a model has
-  it and else by `{JUDGED[1]}`; the first row of a data set is the one that goals are about. Nothing
-  of it was chosen by test labels. Training is timed with export and calibration; a tenth each of
-  the training data is for early stopping and for calibration.
+- *Ours* train for {seconds:g} s on images and at most {steps:,} steps on tables, export and
+  calibration not counted, and are judged by `{JUDGED[0]}` where a model has it and else by
+  `{JUDGED[1]}`; the first row of a data set is the one that goals are about. Nothing of it was
+  chosen by test labels. A tenth each of the training data is for early stopping and calibration.
 - *kNN*: the Euclidean distance to neighbour {NEIGHBOURS} of the rows trained on; columns are
   standardised by them, or, *min-max*, scaled to [0, 1]. *PCA*: the squared error of the fewest
   components that keep {VARIANCE:.0%} of the variance. Both on pixels in [0, 1] at full size.
-- *PyOD*, *anomalib* ({VERSIONS}): the settings that they come with, columns standardised;
-  networks train for {seconds:g} s on images and {seconds / 6:g} on tables. Surfaces are resized to
-  {SIDE}x{SIDE} for them. Of anomalib's models GANomaly alone needs no download (DRAEM wants
-  textures, the others weights).
+- *PyOD*, *anomalib* ({VERSIONS}): the settings that they come with, columns
+  standardised; networks train for {seconds:g} s on images and {seconds / 6:g} on tables. Surfaces
+  are resized to {SIDE}x{SIDE} for them. Of anomalib's models GANomaly alone needs no download
+  (DRAEM wants textures, the others weights).
 - *patch kNN*: distances to features of patches by the ImageNet weights of a package, as in
   PatchCore (Roth et al. 2022), its coreset a random one.
 - Pixel AUROC, and PRO up to a false positive rate of {FPR_LIMIT:g} (Bergmann et al. 2021), are of

@@ -28,7 +28,7 @@ def sample(clothes, letters):
 @pytest.fixture
 def trained(tmp_path, model, monkeypatch):
     """A row whose model is there already, in the place where it is looked for."""
-    row = Row("small", "undercomplete", 120)
+    row = Row("small", "undercomplete")
     monkeypatch.setitem(ours.ROWS, "other data", (row,))
 
     def place(cell):
@@ -40,7 +40,7 @@ def trained(tmp_path, model, monkeypatch):
 
 
 def test_ours_are_measured_by_every_score_of_the_model(tmp_path, sample, trained, model):
-    (cell,) = our_cells(task_of(sample), tmp_path)
+    (cell,) = our_cells(task_of(sample), tmp_path, 1)
     trained(cell)
     figures = cell.measure()
     assert tuple(figures.auroc) == tuple(Model.open(model).manifest.scores)
@@ -52,7 +52,8 @@ def test_ours_are_measured_by_every_score_of_the_model(tmp_path, sample, trained
 def test_masks_bring_figures_of_pixels(tmp_path, sample, trained):
     masks = np.zeros((200, 56, 56), bool)
     masks[100:, 8:48, 8:48] = True
-    (cell,) = our_cells(task_of(Sample(sample.train, sample.test, sample.strange, masks)), tmp_path)
+    pixels = Sample(sample.train, sample.test, sample.strange, masks)
+    (cell,) = our_cells(task_of(pixels), tmp_path, 1)
     trained(cell)
     figures = cell.measure()
     assert figures.pixel_auroc > 0.6 and 0 < figures.pro < 1
