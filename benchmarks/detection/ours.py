@@ -118,6 +118,7 @@ _SMALL = (
 )
 _TABLE = (
     Row("undercomplete", "undercomplete", steps=1000),
+    Row("denoising, wide", "denoising", {"hidden": [256, 256], "latent": 128}, steps=1000),
     Row("vae", "vae", steps=1000),
     Row("gan", "gan", steps=1000),
 )
