@@ -73,6 +73,14 @@ class Found:
         """Cells of a method."""
         return len(self.data.parts) * self.seeds
 
+    def whole(self, values: Values) -> bool:
+        """Whether each part has one."""
+        return {part for part, _ in values} == set(self.data.parts)
+
+    def mean(self, values: Values) -> str:
+        """In brackets where parts are missing."""
+        return _auroc(mean(values)) if self.whole(values) else f"({_auroc(mean(values))})"
+
     def judged(self, method: str) -> Values:
         return {place: one.judged for place, one in self.methods.get(method, {}).items()}
 
@@ -112,9 +120,9 @@ def _introduction(seconds: float) -> str:
 measures, and the same with `--report` writes this part and [what it was made of](anomaly.jsonl),
 which is not measured again. AUROC is of raw scores, ties counting a half. A data set's figure is
 the mean over its parts (classes, tables) of each part's mean over seeds, and beside it stand the
-least and the largest of the seeds' means. A row with fewer cells than it should have is the mean of
-what there is and not to be compared with others; goals are compared over the parts and seeds that
-both sides have. Times are CPU seconds of one thread.
+least and the largest of the seeds' means. A figure in brackets is the mean of some parts only and
+not to be compared with others; goals are compared over the parts and seeds that both sides have.
+Times are CPU seconds of one thread.
 
 - *Ours* train for {seconds:g} s on images and at most {steps:,} steps on tables, export and
   calibration not counted, and are judged by `{JUDGED[0]}` where a model has it and else by
@@ -149,10 +157,12 @@ def _goals(found: Sequence[Found]) -> str:
         limit = goal.least if theirs is None else mean({place: theirs[place] for place in shared})
         assert limit is not None
         met = mean(shared) >= limit if theirs is None else mean(shared) > limit
-        said = ("yes" if met else "**no**") + _so_far(len(shared), data.expected)
-        rows.append(
-            [data.data.title, f"`{method}`", _auroc(mean(shared)), wanted, _auroc(limit), said]
-        )
+        said = "yes" if met else "**no**"
+        if theirs is None and not data.whole(shared):
+            said = "not known"  # parts differ: of some of them a mean says nothing
+        said += _so_far(len(shared), data.expected)
+        row = [data.data.title, f"`{method}`", data.mean(shared), wanted, _auroc(limit), said]
+        rows.append(row)
     return "### Against the goals of detection\n\n" + _table(
         ["data", "ours", "AUROC", "wanted", "which is", "met"], rows
     )
@@ -186,13 +196,13 @@ def _methods(found: Found, order: Iterable[str], ours: Collection[str]) -> str:
         between = spread(values, len(found.data.parts))
         row = [
             f"**ours: `{method}`**" if method in ours else method,
-            _auroc(mean(values)),
+            found.mean(values),
             f"{_auroc(between[0])} to {_auroc(between[1])}" if between else "-",
         ]
         if has_maps:
             for name in ("pixel_auroc", "pro"):
                 known = {place: getattr(one, name) for place, one in cells.items()}
-                row.append("-" if None in known.values() else _auroc(mean(known)))
+                row.append("-" if None in known.values() else found.mean(known))
         images = sum(one.images for one in cells.values())
         scoring = sum(one.score_seconds for one in cells.values())
         row += [

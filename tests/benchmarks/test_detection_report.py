@@ -63,6 +63,14 @@ def test_a_goal_is_judged_before_rounding():
     assert row[-1] == "**no**"
 
 
+def test_some_of_the_parts_meet_no_goal_and_stand_in_brackets():
+    name = report.ROWS["mnist"][0].method
+    found = Found(DATASETS["mnist"], [measured("mnist", name, 0.999, part="class 1")], 1)
+    (row,) = rows_of(report._goals(everything(found)), "at least 0.983")
+    assert row[2] == "(0.999)" and row[-1] == "not known, of 1 of 10 cells"
+    assert rows_of(report._section(found), "ours")[0][1] == "(0.999)"
+
+
 def test_losing_and_partial_rows_stay_in_the_table(screw):
     text = report._section(screw)
     assert rows_of(text, "undercomplete")[0] == [
