@@ -229,9 +229,7 @@ def _scores(found: Found, ours: Iterable[str]) -> str:
             }
             for name in sorted(names)
         }
-        rows += [
-            [f"`{method}`", f"`{name}`", _auroc(mean(known))] for name, known in values.items()
-        ]
+        rows += [[f"`{method}`", f"`{name}`", found.mean(known)] for name, known in values.items()]
     return "Every score of ours, told after the fact:\n\n" + _table(["", "score", "AUROC"], rows)
 
 
