@@ -1,7 +1,7 @@
 """Trains one of CompressAI's models for some seconds and measures it; run by compression.py.
 
 It imports nothing of compressor and runs in an environment with CompressAI. One JSON object on
-stdout: what Figures in rate_distortion/cells.py wants to know.
+stdout: what Figures in rate_distortion/figures.py wants to know.
 
 Usage: python compressai_cell.py MODEL TRAIN.npy TEST --width N --rate R --seconds S
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cells import Cell, Cells, write_results
+from cells import Cell, Cells, write_results
+
 from .compressai import MODELS, compressai_cells
 from .datasets import DATASETS, Prepared
+from .figures import Figures
 from .ours import LONGER, our_cells
 from .pca import pca_cells
 from .report import Found, write_report
@@ -32,13 +34,13 @@ class Bench:
     python: Path | None
 
     @property
-    def cells(self) -> Cells:
-        return Cells(self.work / "cells", RESULTS)
+    def cells(self) -> Cells[Figures]:
+        return Cells(self.work / "cells", RESULTS, Figures)
 
     def prepared(self, name: str) -> Prepared:
         return Prepared(DATASETS[name], self.data, self.work)
 
-    def cells_of(self, data: Prepared, kind: str) -> Iterator[Cell]:
+    def cells_of(self, data: Prepared, kind: str) -> Iterator[Cell[Figures]]:
         if kind == "rivals":
             return rival_cells(data)
         if kind == "slow":

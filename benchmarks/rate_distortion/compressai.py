@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from cells import Cell, Cells
 
-from .cells import Cell, Cells, Figures, psnrs
 from .datasets import Prepared
+from .figures import Figures, psnrs
 
 SCRIPT = Path(__file__).parents[1] / "compressai_cell.py"
 MODELS = {
@@ -29,8 +30,8 @@ MIDDLE = RATES[2]
 
 
 def compressai_cells(
-    data: Prepared, method: str, seconds: float, cells: Cells, python: Path | None
-) -> Iterator[Cell]:
+    data: Prepared, method: str, seconds: float, cells: Cells[Figures], python: Path | None
+) -> Iterator[Cell[Figures]]:
     """The cells of both widths at the middle rate, and, once those are measured, the others."""
     trials = [_cell(data, method, width, MIDDLE, seconds, python) for width in WIDTHS]
     yield from trials
@@ -45,7 +46,7 @@ def compressai_cells(
 
 def _cell(
     data: Prepared, method: str, width: int, rate: float, seconds: float, python: Path | None
-) -> Cell:
+) -> Cell[Figures]:
     key = {
         "data": data.name,
         "method": method,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
-from .cells import Figures
+from .figures import Figures
 
 Numbers = npt.NDArray[np.float64]
 LEAST_POINTS = 5

@@ -12,11 +12,12 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from cells import Cell, name_of
 
 from compressor import verbs
 
-from .cells import Cell, Figures, name_of, psnrs
 from .datasets import Prepared, images_of
+from .figures import Figures, psnrs
 
 # What is trained: the plugin, its setting that trades bits for quality, the settings of all data
 # sets, and for each of them that setting's values and further settings.
@@ -51,7 +52,9 @@ ROWS: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
 }
 
 
-def our_cells(data: Prepared, seconds: float, models: Path, method: str = OURS) -> Iterator[Cell]:
+def our_cells(
+    data: Prepared, seconds: float, models: Path, method: str = OURS
+) -> Iterator[Cell[Figures]]:
     """A model for each value; it stays in ``models`` under the cell's name."""
     rates, further = ROWS[data.name]
     for rate in rates:

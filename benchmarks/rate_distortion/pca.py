@@ -13,17 +13,18 @@ from math import ceil
 
 import numpy as np
 import numpy.typing as npt
+from cells import Cell
 from sklearn.decomposition import PCA
 
-from .cells import Cell, Figures, psnrs
 from .datasets import Pixels, Prepared
+from .figures import Figures, psnrs
 
 STEPS = (12, 18, 27, 40, 60, 90, 135, 200, 300, 450)  # grey levels
 WHOLE, PIECE = 32, 16  # larger images than the one are cut into squares of the other
 Numbers = npt.NDArray[np.float32]
 
 
-def pca_cells(data: Prepared) -> Iterator[Cell]:
+def pca_cells(data: Prepared) -> Iterator[Cell[Figures]]:
     height = data.train_images.shape[1]
     side = height if height <= WHOLE else PIECE
     for step in STEPS:

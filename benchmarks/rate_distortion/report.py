@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cells import Cell
 
-from .cells import Cell, Figures
 from .curves import Best, Curve, Point, RateOfPsnr, bd_rate, bits_a_pixel
+from .figures import Figures
 from .ours import LONGER, OURS
 from .plot import write_plot
 
@@ -83,9 +84,9 @@ class Found:
     name: str
     title: str
     split: str
-    cells: Sequence[tuple[Cell, Figures]]
+    cells: Sequence[tuple[Cell[Figures], Figures]]
 
-    def of(self, method: str) -> list[tuple[Cell, Figures]]:
+    def of(self, method: str) -> list[tuple[Cell[Figures], Figures]]:
         return [(cell, figures) for cell, figures in self.cells if cell.key["method"] == method]
 
     def curve(self, method: str, sharing: int | None, mean: bool = False) -> Curve | None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from math import ceil
 
 import numpy as np
+from cells import Cell
 
 from compressor.report.rivals import (
     CODECS,
@@ -21,8 +22,8 @@ from compressor.report.rivals import (
     round_trip,
 )
 
-from .cells import Cell, Figures, psnrs
 from .datasets import Pixels, Prepared
+from .figures import Figures, psnrs
 
 # As in levels of the codec: qualities, the target in dB of JPEG 2000, the distance of JPEG-XL.
 LEVELS: dict[str, Sequence[float]] = {
@@ -39,7 +40,7 @@ SLOW = {
 }
 
 
-def rival_cells(data: Prepared) -> Iterator[Cell]:
+def rival_cells(data: Prepared) -> Iterator[Cell[Figures]]:
     """All codecs with the settings of ``--compare``, singly and as mosaic."""
     for form in reversed(FORMS):
         for codec in CODECS:
@@ -47,7 +48,7 @@ def rival_cells(data: Prepared) -> Iterator[Cell]:
             yield from _cells(data, codec, form, LEVELS[codec.name], images)
 
 
-def slow_cells(data: Prepared) -> Iterator[Cell]:
+def slow_cells(data: Prepared) -> Iterator[Cell[Figures]]:
     """AVIF and JPEG-XL with their slowest settings, as mosaic, at every second level."""
     for codec in CODECS:
         if codec.name in SLOW:
@@ -58,7 +59,7 @@ def slow_cells(data: Prepared) -> Iterator[Cell]:
 
 def _cells(
     data: Prepared, codec: Codec, form: str, levels: Sequence[float], images: int
-) -> Iterator[Cell]:
+) -> Iterator[Cell[Figures]]:
     """``images``: at most so many, evenly spaced."""
     stride = ceil(len(data.test_images) / images)
     grey = data.test_images[0].shape[2] == 1

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from rate_distortion.cells import Cell, Cells, Figures, psnrs, write_results
+from cells import Cell, Cells, write_results
+from rate_distortion.figures import Figures, psnrs
 from rate_distortion.pca import ideal_bits, pieces
 
 KEY = {"data": "clothes", "method": "JPEG 2000", "level": 20}
@@ -16,9 +17,11 @@ def counted(key, calls):
 
 def test_a_cell_is_measured_once_and_read_by_the_next_run(tmp_path):
     calls = []
-    first = Cells(tmp_path, tmp_path / "none").measured(counted(KEY, calls))
+    first = Cells(tmp_path, tmp_path / "none", Figures).measured(counted(KEY, calls))
     assert (
-        Cells(tmp_path, tmp_path / "none").measured(counted(dict(reversed(KEY.items())), calls))
+        Cells(tmp_path, tmp_path / "none", Figures).measured(
+            counted(dict(reversed(KEY.items())), calls)
+        )
         == first
     )
     assert len(calls) == 1
@@ -27,15 +30,15 @@ def test_a_cell_is_measured_once_and_read_by_the_next_run(tmp_path):
 def test_what_was_published_is_not_measured_again(tmp_path):
     calls = []
     cell = counted(KEY, calls)
-    figures = Cells(tmp_path / "cells", tmp_path / "none").measured(cell)
+    figures = Cells(tmp_path / "cells", tmp_path / "none", Figures).measured(cell)
     write_results(tmp_path / "results", [(cell, figures)])
-    assert Cells(tmp_path / "others", tmp_path / "results").measured(cell) == figures
+    assert Cells(tmp_path / "others", tmp_path / "results", Figures).measured(cell) == figures
     assert len(calls) == 1
 
 
 def test_another_setting_is_another_cell(tmp_path):
     calls = []
-    cells = Cells(tmp_path, tmp_path / "none")
+    cells = Cells(tmp_path, tmp_path / "none", Figures)
     cells.measured(counted(KEY, calls))
     changed = counted(KEY | {"level": 21}, calls)
     assert cells.find(changed) is None
@@ -48,7 +51,7 @@ def test_a_measurement_that_was_stopped_leaves_no_cell(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Cells(tmp_path, tmp_path / "none").measured(Cell(KEY, stopped))
+        Cells(tmp_path, tmp_path / "none", Figures).measured(Cell(KEY, stopped))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from rate_distortion.cells import Figures
 from rate_distortion.curves import Best, Curve, Point, bd_rate, bits_a_pixel
+from rate_distortion.figures import Figures
 from rate_distortion.report import PUBLISHED, published
 
 PSNR = (20.0, 23.0, 25.5, 29.0, 32.0, 36.0)

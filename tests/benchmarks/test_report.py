@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cells import Cell
 from rate_distortion import report
-from rate_distortion.cells import Cell, Figures
+from rate_distortion.figures import Figures
 from rate_distortion.report import END, START, Found, write_report
 
 TITLE = "clothes"
