@@ -303,7 +303,13 @@ def decompress(
 @click.argument("data")
 @model_option
 @output_option("RESULTS.parquet, RESULTS.csv, or a folder RESULTS/ of Parquet parts.")
-@click.option("--scorer", metavar="NAME", help="Which score; the model's first by default.")
+@click.option(
+    "--scorer",
+    multiple=True,
+    metavar="NAME",
+    help="Which score, l2 by default; auto; ensemble, or a+b for the rank average of a and b. With "
+    "several (a,b or repeated) the first decides, the others have columns.",
+)
 @click.option("--fpr", type=float, help="False alarms among normal data [default: 0.01].")
 @click.option(
     "--confidence",
@@ -325,7 +331,7 @@ def score(
     data: str,
     model: str,
     output: str,
-    scorer: str | None,
+    scorer: tuple[str, ...],
     fpr: float | None,
     confidence: float | None,
     fdr: float | None,

@@ -18,7 +18,12 @@ def inspect(path: str | Path) -> dict[str, Any]:
         from .model import Model
 
         model = Model.open(path)
-        return {"kind": kind, "digest": model.digest, **model.manifest.model_dump(mode="json")}
+        return {
+            "kind": kind,
+            "digest": model.digest,
+            "scorers": _describe_scorers(model),
+            **model.manifest.model_dump(mode="json"),
+        }
     if kind == "archive":
         return {"kind": kind, **_describe_archive(path)}
     return {"kind": kind, **_describe_results(path)}
@@ -90,17 +95,32 @@ def _verify_golden(model: Any) -> list[str]:
     if spec.kind == "vector":
         near = 1e-3 * np.array(spec.scale) + 1e-6 * np.abs(golden["reconstruction"])
     scores = engine.score(pixels)
+    graphs = dict.fromkeys(model.manifest.scores, "scorer")
+    if further := model.manifest.further_scores:
+        scores |= engine.further(pixels)
+        graphs |= dict.fromkeys(further, "further")
     problems = []
     if np.abs(codes - golden["code"]).max() > 1:
         problems.append("encoder.onnx gives other codes than golden.npz")
     if not np.all(np.abs(decoded - golden["reconstruction"]) <= near):
         problems.append(f"decoder.onnx gives other {spec.kind}s than golden.npz")
     problems += [
-        f"scorer.onnx gives other {name} than golden.npz"
-        for name in model.manifest.scores
+        f"{graph}.onnx gives other {name} than golden.npz"
+        for name, graph in graphs.items()
         if not np.allclose(scores[name], golden[name], rtol=1e-3)
     ]
     return problems
+
+
+def _describe_scorers(model: Any) -> list[dict[str, Any]]:
+    """Every score: how many calibration images have it, and what auto goes by."""
+    from .anomaly.scorers import scorers
+
+    columns, known = model.calibration_columns(), model.manifest.separability
+    return [
+        {"name": name, "calibration": len(columns.get(name, ())), "auto": known.get(name)}
+        for name in scorers(model)
+    ]
 
 
 def _describe_archive(path: Path) -> dict[str, Any]:
@@ -138,14 +158,17 @@ def _describe_results(path: Path) -> dict[str, Any]:
         if path.suffix == ".csv" and not parts:
             convert = pyarrow.csv.ConvertOptions(column_types=SCHEMA)
             table = pyarrow.csv.read_csv(path, convert_options=convert)
+            columns = table.schema.names
         else:
-            if pq.read_schema(parts[0] if parts else path).names != SCHEMA.names:
+            columns = pq.read_schema(parts[0] if parts else path).names
+            if columns[: len(SCHEMA.names)] != SCHEMA.names:
                 raise DataError(f"{path} is not a results file: its columns are other ones")
             tables = [
                 pq.read_table(part, columns=["score", "is_anomaly"]) for part in parts or [path]
             ]
             table = pyarrow.concat_tables(tables)
         readable = table["score"].drop_null()
+        further = columns[len(SCHEMA.names) :]
         return {
             "images": len(readable),
             "unreadable": table.num_rows - len(readable),
@@ -153,6 +176,7 @@ def _describe_results(path: Path) -> dict[str, Any]:
             "lowest_score": _finite(pc.min(readable).as_py()),
             "highest_score": _finite(pc.max(readable).as_py()),
             **({"parts": len(parts)} if parts else {}),
+            **({"further_scores": further} if further else {}),
         }
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise DataError(f"{path} is not a results file: {error}") from error

@@ -5,6 +5,8 @@ manifest.sha256      the manifest's own hash, as sha256sum writes it
 encoder.onnx         image -> code
 decoder.onnx         code -> image
 scorer.onnx          image -> one output per score, and error_map
+further.onnx         image -> scores that cost more, and hidden_differences, for distances
+scores.npz           where normal codes lie, for distances to them (anomaly/normals.py)
 prior.bin            integer tables of the entropy coder (archive/FORMAT.md)
 hyper_encoder.onnx   code -> side information, where the prior is a hyperprior
 hyper_decoder.onnx   side information -> which tables, in exact integers
@@ -23,7 +25,7 @@ import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -52,6 +54,11 @@ FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
 MANIFEST_FILES = ("manifest.json", "manifest.sha256")
+AUTO, ENSEMBLE = "auto", "ensemble"
+# Names of scores that are no outputs of scorer.onnx, and that no plugin may give to one.
+FURTHER_SCORES = frozenset(
+    ["gradient", "top", "hidden", "nap", "mahalanobis", "knn", "codelength", "codelength_over_webp"]
+) | {AUTO, ENSEMBLE}
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -87,6 +94,8 @@ class ModelManifest(BaseModel):
     data: DataSpec
     code: CodeSpec
     scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map; the first is default
+    further_scores: tuple[str, ...] = ()  # outputs of further.onnx
+    separability: dict[str, float] = {}  # of scores, by which auto chooses: anomaly/selection.py
     generative: bool = False  # whether codes z ~ N(0, I) decode to samples
     training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
     quantiser: dict[str, Any] = {}  # steps, and how often validation codes left the tables' range
@@ -185,15 +194,35 @@ class Model:
 
         return read_prior(self.read("prior.bin"), self.read)
 
-    def calibration(self, score: str) -> npt.NDArray[np.float64]:
-        """The calibration images' scores, float64, ascending; empty if there were none."""
-        import numpy as np
+    @property
+    def files(self) -> Collection[str]:
+        """The names of its files."""
+        return self.manifest.files.keys()
+
+    @property
+    def graph_scores(self) -> tuple[str, ...]:
+        """The names of the scores that scorer.onnx gives."""
+        return self.manifest.scores
+
+    @property
+    def further_scores(self) -> tuple[str, ...]:
+        """The names of the scores that further.onnx gives."""
+        return self.manifest.further_scores
+
+    def calibration_columns(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The calibration images' scores by name, float64, in one order; {} if there were none."""
         import pyarrow.parquet as pq
 
         if "calibration.parquet" not in self.manifest.files:
-            return np.empty(0)
+            return {}
         table = pq.read_table(io.BytesIO(self.read("calibration.parquet")))
-        return np.sort(table[score].to_numpy())
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def calibration(self, score: str) -> npt.NDArray[np.float64]:
+        """The calibration images' scores of that name, ascending; empty if there were none."""
+        import numpy as np
+
+        return np.sort(self.calibration_columns().get(score, np.empty(0)))
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays ``image`` (or ``vector``), ``code``, ``reconstruction``, scores, ``error_map``."""

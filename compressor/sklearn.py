@@ -31,6 +31,8 @@ import numpy.typing as npt
 
 from . import verbs
 from .anomaly.calibration import Scores, p_values, scores_needed, threshold_for
+from .anomaly.chosen import Chosen
+from .anomaly.scorers import Seen
 from .data.arrays import ArraySource
 from .data.images import Rows
 from .engine.engine import Engine
@@ -230,16 +232,9 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             )
         return share
 
-    def _scorer(self) -> str:
-        names: tuple[str, ...] = self.model_.manifest.scores
-        if self.scorer is None:
-            return names[0]
-        if self.scorer not in names:
-            raise ConfigError(f"the model has no score {self.scorer!r}; it has {', '.join(names)}")
-        return self.scorer
-
     def _calibration(self) -> Scores:
-        calibration: Scores = self.model_.calibration(self._scorer())
+        chosen = Chosen(self.model_, self.scorer)
+        calibration = chosen.calibration(chosen.names[0])
         if not len(calibration):
             raise ConfigError(
                 "the model has no calibration scores: calibrate it with normal data (compressor "
@@ -250,8 +245,9 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _scores(self, X: Any) -> Scores:
         """Raw, (N,), higher is stranger; infinity where the network's numbers overflow."""
         check_is_fitted(self)
-        name = self._scorer()
-        return self._through(X, lambda engine, rows: engine.score(rows)[name].astype(np.float64))
+        chosen = Chosen(self.model_, self.scorer)
+        name = chosen.names[0]
+        return self._through(X, lambda engine, rows: chosen.of(Seen(engine, rows))[name])
 
     def _through(self, X: Any, work: Callable[[Engine, Rows], Rows]) -> Rows:
         """``work`` of all rows, in pieces that fit memory, side by side."""

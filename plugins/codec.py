@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from compressor.errors import ConfigError
 from compressor.plugin import Autoencoder, Code, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
+from compressor.training.blocks import with_hidden
 from compressor.training.networks import Latent, Widths
 
 SLOPE = 0.1  # of the leaky ReLU
@@ -108,7 +109,8 @@ class Codec(Autoencoder):
         start_as_cosine_transform(f, g, patch, spec.channels)
 
     def encode(self, x: Tensor) -> Code:
-        return Code(self.f(x))
+        mean, hidden = with_hidden(self.f, x)
+        return Code(mean, hidden=hidden)
 
     def decode(self, z: Tensor) -> Tensor:
         out: Tensor = self.g(z)

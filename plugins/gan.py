@@ -28,6 +28,7 @@ from compressor.training.blocks import (
     conv_to_vector,
     dcgan_generator,
     dense,
+    with_hidden,
 )
 from compressor.training.discriminator import (
     LEARNING_RATE,
@@ -75,7 +76,7 @@ class GAN(Autoencoder):
             raise ConfigError("hidden=[]: a DCGAN needs a layer at least, or network=dense")
         if isinstance(spec, ImageSpec) and conv:
             refuse_odd_size(spec, len(hidden), f"hidden={hidden}")
-            self.f: nn.Module = conv_to_vector(spec, hidden, config.latent)
+            self.f = conv_to_vector(spec, hidden, config.latent)
             self.g: nn.Module = dcgan_generator(config.latent, hidden[::-1], spec)
         else:
             last: ActivationName = "sigmoid" if isinstance(spec, ImageSpec) else "linear"
@@ -86,7 +87,8 @@ class GAN(Autoencoder):
         self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=True)
 
     def encode(self, x: Tensor) -> Code:
-        return Code(self.f(x))
+        mean, hidden = with_hidden(self.f, x)
+        return Code(mean, hidden=hidden)
 
     def decode(self, z: Tensor) -> Tensor:
         out: Tensor = self.g(z)

@@ -48,8 +48,10 @@ class VAE(FeedForward):
         return self.bottleneck is None
 
     def encode(self, x: Tensor) -> Code:
-        mean, log_variance = super().encode(x).mean.chunk(2, 1)
-        return Code(mean, torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCES)))
+        given = super().encode(x)
+        mean, log_variance = given.mean.chunk(2, 1)
+        scale = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCES))
+        return Code(mean, scale, given.hidden)
 
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
         if passed.bits is not None:  # what a code costs is counted already

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from compressor import verbs
-from compressor.anomaly.calibration import calibration_scores
+from compressor.anomaly.scorers import score_rows
 from compressor.data.arrays import ArraySource
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
@@ -141,7 +141,8 @@ def principal_components(
         files=file_entries(files),
     )
     engine = Engine(Model.from_files(files | manifest_files(manifest)), "cpu")
-    scores = calibration_scores(engine, rows, split.calibration)
+    only = {"l2": lambda seen: seen.scored["l2"]}
+    scores = score_rows(only, engine, rows, split.calibration)
     files["calibration.parquet"] = calibration_bytes(scores)
     manifest = manifest.model_copy(update={"files": file_entries(files)})
     return files | manifest_files(manifest)

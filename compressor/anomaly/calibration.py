@@ -17,22 +17,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..data.images import Rows
-from ..engine.engine import Engine
 from ..errors import ConfigError
 
 Scores = npt.NDArray[np.float64]
-
-
-def calibration_scores(
-    engine: Engine, pixels: Rows, indices: npt.NDArray[np.int64]
-) -> dict[str, Scores]:
-    """Every score of the images ``pixels[indices]``, float64."""
-    pieces = [
-        engine.score(pixels[indices[start : start + 256]]) for start in range(0, len(indices), 256)
-    ]
-    names = [name for name in (pieces[0] if pieces else ()) if name != "error_map"]
-    return {name: np.concatenate([p[name] for p in pieces]).astype(np.float64) for name in names}
 
 
 def p_values(calibration: Scores, scores: Scores) -> Scores:

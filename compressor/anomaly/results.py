@@ -1,4 +1,4 @@
-"""Results of a scoring job: path, score, p_value, is_anomaly, error.
+"""Results of a scoring job: path, score, p_value, is_anomaly, error; further scores behind.
 
 They are written in two steps. Scores come in parts, as ``resume.py`` says, without decisions; when
 all are there, one pass over the parts writes them with their decisions, to one file or to a folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..engine.job import Job
 from ..errors import ConfigError
 from ..files import merging_folder, refuse_existing, refuse_input
 from ..log import log
+from .chosen import Chosen
 from .decisions import fdr_threshold, first_threshold, guarantee
 from .drift import ANOMALIES, Drift, drift
 from .explained import REPORTED, write_scoring_report
@@ -30,7 +31,7 @@ def score(
     model: str | Path,
     output: str | Path,
     *,
-    scorer: str | None = None,
+    scorer: str | Sequence[str] | None = None,
     fpr: float | None = None,
     confidence: float | None = None,
     fdr: float | None = None,
@@ -54,8 +55,9 @@ def score(
     said), if Benjamini-Hochberg rejects it at ``fdr`` over the batch, or if its raw score is above
     ``threshold``. On average over calibrations at most ``fpr`` of normal images are anomalies so;
     with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
-    calibrations. ``heatmaps``: a folder for the anomalies' error maps; ``report``: an HTML page;
-    ``metrics``: a file .prom for Prometheus.
+    calibrations. ``scorer``: names, or one string with commas (chosen.py): the first decides, the
+    others have columns of their own. ``heatmaps``: a folder for the anomalies' error maps;
+    ``report``: an HTML page; ``metrics``: a file .prom for Prometheus.
 
     Gives images, unreadable, anomalies, scorer, threshold, guarantee, drift, drift_limit, seconds,
     device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
@@ -75,16 +77,12 @@ def score(
     kind = job.model.spec.kind
     if heatmaps is not None and kind != "image":
         raise ConfigError("--heatmaps is for images; the report shows a vector's worst columns")
-    names = job.model.manifest.scores
-    if not names:
-        raise ConfigError(f"{model} only decodes an archive: it has no scorer")
-    name = scorer or names[0]
-    if name not in names:
-        raise ConfigError(f"the model has no score {name!r}; it has {', '.join(names)}")
-    calibration = job.model.calibration(name)
+    chosen = Chosen(job.model, scorer)
+    name, *further = chosen.names
+    calibration = chosen.calibration(name)
     # Benjamini-Hochberg rejects no p-value above fdr, so fdr is a bound like fpr at first.
     bound = first_threshold(fpr, confidence, fdr, threshold, calibration)
-    scoring = Scoring(job.engine, name, calibration)
+    scoring = Scoring(job.engine, chosen, calibration)
     if heatmaps is not None:  # the hottest colour is twice the largest error of normal images
         scale = 2 * float(job.model.golden()["error_map"].max()) or 1.0
         scoring = replace(scoring, heatmaps_above=bound, error_scale=scale)
@@ -92,7 +90,7 @@ def score(
         "source": job.source.fingerprint(),
         "model": hashlib.sha256(job.model.manifest.model_dump_json().encode()).hexdigest(),
         "device": job.engine.device.name,
-        "scorer": name,
+        "scorer": ",".join(chosen.names),
         "fpr": str(fpr),
         "confidence": str(confidence),
         "fdr": str(fdr),
@@ -140,6 +138,7 @@ def score(
             summary = {
                 "anomalies": anomalies,
                 "scorer": name,
+                "further_scorers": further,
                 "threshold": bound if np.isfinite(bound) else None,
                 "guarantee": guarantee(fpr, confidence, fdr, threshold),
                 "drift": round(moved.distance, 4) if moved else None,

@@ -12,35 +12,45 @@ from ..data.images import Images
 from ..engine.engine import Engine
 from ..report.heatmaps import heatmap
 from .calibration import Scores, p_values
+from .chosen import Chosen
 from .results import HEATMAP, SCHEMA
+from .scorers import Seen
 
 
 @dataclass(frozen=True)
 class Scoring:
     """How images become rows; ``rows`` may run in any thread.
 
-    calibration: (n,), ascending. heatmaps_above: the score above which an image gets a heat map, or
-    None for none; error_scale: the error that its hottest colour stands for.
+    chosen: the scores, the first of which decides; calibration: of that one, (n,), ascending.
+    heatmaps_above: the score above which an image gets a heat map, or None for none; error_scale:
+    the error that its hottest colour stands for.
     """
 
     engine: Engine
-    scorer: str
+    chosen: Chosen
     calibration: Scores
     heatmaps_above: float | None = None
     error_scale: float = 1.0
 
+    @property
+    def scorer(self) -> str:
+        """The score that decides."""
+        return self.chosen.names[0]
+
     def rows(self, images: Images) -> pa.Table:
         """A row for each image, in order; an unreadable one has its error and no score.
 
-        With ``heatmaps_above`` a column HEATMAP, too: PNG files, null for those not above.
+        Further scores have columns behind. With ``heatmaps_above`` a column HEATMAP, too: PNG
+        files, null for those not above.
         """
-        scores = np.full(len(images.names), np.nan)
+        columns = np.full((len(self.chosen.names), len(images.names)), np.nan)
+        scores = columns[0]
         heatmaps: list[bytes | None] = [None] * len(scores)
         for group in images.groups:
-            answers = self.engine.score(group.pixels)
-            scores[group.positions] = answers[self.scorer]
+            seen = Seen(self.engine, group.pixels)
+            columns[:, group.positions] = list(self.chosen.of(seen).values())
             for place in self._strange(scores[group.positions]):
-                error_map = answers["error_map"][place]
+                error_map = seen.scored["error_map"][place]
                 picture = heatmap(group.pixels[place], error_map, self.error_scale)
                 heatmaps[group.positions[place]] = picture
         unreadable = np.isin(np.arange(len(scores)), list(images.unreadable))
@@ -55,6 +65,8 @@ class Scoring:
             ],
             SCHEMA,
         )
+        for name, further in zip(self.chosen.names[1:], columns[1:], strict=True):
+            rows = rows.append_column(name, pa.array(further, mask=unreadable))
         if self.heatmaps_above is None:
             return rows
         return rows.append_column(HEATMAP, pa.array(heatmaps, pa.binary()))

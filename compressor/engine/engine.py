@@ -14,7 +14,7 @@ import onnxruntime as ort
 from ..data.images import Rows
 from ..spec import CodeSpec, size_of
 from .providers import Device, choose_device
-from .tiles import padded, tiles
+from .tiles import Tile, padded, tiles
 
 Codes = npt.NDArray[np.int32]
 PIXELS_PER_BATCH = 2**16  # 64 images of 28x28: larger batches fall out of the caches
@@ -110,25 +110,37 @@ class Engine:
                 answers[name] = np.where(np.isnan(scores), np.float32(np.inf), scores)
         return answers
 
+    def further(self, pixels: Rows) -> dict[str, npt.NDArray[np.float32]]:
+        """Further scores (N,), hidden_differences (N, K); padded, and in tiles, as in ``score``."""
+        size, stride = size_of(pixels.shape[1:]), self._model.code.stride
+        if stride is None:
+            return self._run("further", pixels, size)
+        return self._averaged("further", padded(pixels, stride), tiles(self._model.code, *size))
+
+    def _averaged(self, graph: str, pixels: Rows, parts: Sequence[Tile]) -> dict[str, Any]:
+        """What a graph says of padded images: the mean over tiles, but of the whole error_map."""
+        if len(parts) == 1:
+            return self._run(graph, pixels, parts[0].window.size)
+        error_map = np.empty(pixels.shape[:3], np.float32)
+        answers: dict[str, Any] = {}
+        for tile in parts:
+            told = self._run(graph, pixels[tile.window.pixels], tile.window.size)
+            if "error_map" in told:
+                error_map[tile.own.pixels] = told.pop("error_map")[tile.within.pixels]
+            share = math.prod(tile.own.size) / math.prod(pixels.shape[1:3])
+            for name, scores in told.items():
+                answers[name] = answers.get(name, 0.0) + share * scores.astype(np.float64)
+        answers = {name: scores.astype(np.float32) for name, scores in answers.items()}
+        return {**answers, "error_map": error_map}
+
     def _score_any_size(self, pixels: Rows, stride: int) -> dict[str, Any]:
-        count, height, width, _ = pixels.shape
+        _, height, width, _ = pixels.shape
         given, pixels = pixels, padded(pixels, stride)
         parts = tiles(self._model.code, height, width)
-        if len(parts) == 1:
-            answers = self._run("scorer", pixels, parts[0].window.size)
-            if pixels is given:
-                return answers
-            error_map = answers["error_map"]
-        else:
-            error_map, answers = np.empty(pixels.shape[:3], np.float32), {}
-            for tile in parts:
-                told = self._run("scorer", pixels[tile.window.pixels], tile.window.size)
-                error_map[tile.own.pixels] = told.pop("error_map")[tile.within.pixels]
-                share = math.prod(tile.own.size) / math.prod(pixels.shape[1:3])
-                for name, scores in told.items():
-                    answers[name] = answers.get(name, np.zeros(count)) + share * scores
-            answers = {name: scores.astype(np.float32) for name, scores in answers.items()}
-        error_map = error_map[:, :height, :width]
+        answers = self._averaged("scorer", pixels, parts)
+        if len(parts) == 1 and pixels is given:
+            return answers
+        error_map = answers["error_map"][:, :height, :width]
         l2 = error_map.mean((1, 2), dtype=np.float64).astype(np.float32)
         return {**answers, "l2": l2, "error_map": error_map}
 

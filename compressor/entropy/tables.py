@@ -101,6 +101,17 @@ class Tables:
                 counts += np.bincount(places.ravel(), minlength=len(bits))
         return float(counts @ bits)
 
+    def bits_of_each(self, codes: Codes) -> npt.NDArray[np.float64]:
+        """``ideal_bits`` of each of codes (N, *shape): float64 (N,)."""
+        first, bits = self._bits_of_symbols
+        total = np.zeros(len(codes))
+        for stage in self.stages(codes):
+            tables, symbols = stage.table_columns, self.symbols(stage)
+            rows = max(1, (1 << 20) // max(1, len(codes)))  # bounds memory
+            for at in range(0, len(tables), rows):
+                total += bits[first[tables[at : at + rows]] + symbols[at : at + rows]].sum(0)
+        return total
+
     def escapes(self, codes: Codes) -> int:
         """How many elements of codes (N, *shape) lie outside the range of their table."""
         return sum(

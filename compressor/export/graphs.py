@@ -1,4 +1,4 @@
-"""A trained autoencoder as three ONNX graphs with everything between data and codes inside.
+"""A trained autoencoder as ONNX graphs with everything between data and codes inside.
 
 Inputs are as the data are stored: uint8 images (N, H, W, C) or float32 vectors (N, D); ``kind``
 of the model's DataSpec names them.
@@ -11,21 +11,22 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
+import onnx.utils
 import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..likelihood import LIKELIHOODS
-from ..plugin import Autoencoder, Pass
+from ..plugin import Autoencoder
 from ..spec import ImageSpec
 from ..training.normalisation import Normalisation, example
 from .portable import OPSET, clean, refuse_unportable
+from .scores import EveryScorer, Scorer, score_names
 
 CODE_LIMIT = 2**24  # float32 counts integers without gaps up to here
-SCORES = ("l2",)  # of every model; a plugin's own come behind
 
 
 class Encoder(nn.Module):
@@ -63,25 +64,6 @@ class Decoder(nn.Module):
         return self.normalisation.stored(LIKELIHOODS[self.model.likelihood].pixels(out))
 
 
-class Scorer(nn.Module):
-    """data (N, *spec.shape) -> each score (N,), then error_map (N, H, W) or (N, D); raw, unclamped.
-
-    l2 is the mean squared error over the elements of x, from the code before rounding and the
-    output before clipping; error_map is the same, a mean over an image's channels alone.
-    """
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model, self.normalisation = model, Normalisation(model.spec)
-
-    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
-        passed = Pass(self.model, self.normalisation(data))
-        error = (passed.x - passed.pixels).square()
-        further = self.model.scores(passed).values()
-        error_map = error.mean(1) if error.ndim == 4 else error
-        return error.mean(tuple(range(1, error.ndim))), *further, error_map
-
-
 class Affine(nn.Module):
     """What a batch normalisation is in eval mode, in operators that run everywhere."""
 
@@ -113,23 +95,17 @@ def without_batch_norm(model: Autoencoder) -> Autoencoder:
     return model
 
 
-def score_names(model: Autoencoder) -> tuple[str, ...]:
-    """The names of the scorer's outputs, error_map apart."""
-    x = Normalisation(model.spec)(example(model.spec, 2))
-    with torch.no_grad():
-        further = model.scores(Pass(model, x))
-    if clash := {*SCORES, "error_map"} & further.keys():
-        raise ExportError(f"the plugin calls a score {clash.pop()!r}, a name of the core")
-    return (*SCORES, *further)
+def export_graphs(
+    model: Autoencoder, steps: Tensor, nats: float | None = None
+) -> dict[str, onnx.ModelProto]:
+    """encoder, decoder, scorer and further by name. steps: float32, broadcastable to code_shape.
 
-
-def export_graphs(model: Autoencoder, steps: Tensor) -> dict[str, onnx.ModelProto]:
-    """encoder, decoder and scorer by name. steps: float32, broadcastable to code_shape.
+    nats: of a unit of distortion, for the -ELBO of Gaussian codes (scores.py).
 
     Raises ExportError if a graph cannot be exported or would not run everywhere.
     """
     model.eval()
-    scores = score_names(model)
+    scores = score_names(model, nats)
     model = without_batch_norm(model)
     spec, stride = model.spec, model.stride
     if isinstance(spec, ImageSpec) and stride is not None:
@@ -153,10 +129,14 @@ def export_graphs(model: Autoencoder, steps: Tensor) -> dict[str, onnx.ModelProt
     taken = {str(spec.kind): data_axes}
     coded = {"code": ["N", *code_axes]}
     scored = {**{name: ["N"] for name in scores}, "error_map": data_axes[:3]}
+    every = EveryScorer(Scorer(model, nats))
+    further = {name: ["N"] for name in every.further.names} | {"hidden_differences": ["N", "K"]}
+    both = _export("scorer", every, data, data_dims, taken, {**scored, **further})
     return {
         "encoder": _export("encoder", encoder, data, data_dims, taken, coded),
         "decoder": _export("decoder", Decoder(model, steps), code, code_dims, coded, taken),
-        "scorer": _export("scorer", Scorer(model), data, data_dims, taken, scored),
+        "scorer": _part(both, taken, scored),
+        "further": _part(both, taken, further),
     }
 
 
@@ -195,6 +175,15 @@ def _export(
     _name_dimensions(graph_model, {**inputs, **outputs})
     refuse_unportable(graph_model, name)
     return graph_model
+
+
+def _part(
+    graph_model: onnx.ModelProto, inputs: Iterable[str], outputs: Iterable[str]
+) -> onnx.ModelProto:
+    """The graph of some outputs alone."""
+    part = onnx.utils.Extractor(graph_model).extract_model(list(inputs), list(outputs))
+    clean(part)
+    return part
 
 
 def _name_dimensions(graph_model: onnx.ModelProto, names: Mapping[str, Sequence[str]]) -> None:

@@ -14,9 +14,11 @@ from ..engine.providers import choose_device
 from ..errors import ExportError
 from ..plugin import Autoencoder
 from ..spec import VectorSpec
-from .graphs import SCORES, Decoder, Encoder, Scorer, score_names
+from .graphs import Decoder, Encoder
+from .scores import FurtherScorer, Scorer, score_names
 
 BATCHES = (1, 2, 5)
+ERRORS = ("l2", "l1")  # means of what is not negative, exact to float32's own precision
 TIE = 1e-3  # a code this near to a rounding boundary may fall on either side
 SCORE_TOLERANCE = 1e-4
 SCORE_FLOOR = 1e-9  # an error of float32 itself: pixels that are 3e-5 apart
@@ -39,16 +41,22 @@ class Parity:
 
 
 def check_parity(
-    model: Autoencoder, steps: Tensor, graphs: dict[str, bytes], data: npt.NDArray[Any]
+    model: Autoencoder,
+    steps: Tensor,
+    graphs: dict[str, bytes],
+    data: npt.NDArray[Any],
+    nats: float | None = None,
 ) -> dict[str, object]:
     """Runs torch and ONNX Runtime on ``data`` (N, *spec.shape) in batches of 1, 2 and 5.
 
     Raises ExportError where codes differ but for ties at rounding, pixels by more than one grey
     level, a vector's values or scores by more than 1e-4 relative.
     """
-    encoder, decoder, scorer = Encoder(model, steps), Decoder(model, steps), Scorer(model)
+    encoder, decoder = Encoder(model, steps), Decoder(model, steps)
+    scorer, further = Scorer(model, nats), FurtherScorer(model)
     sessions = {name: choose_device("cpu").session(graph) for name, graph in graphs.items()}
-    names = [*score_names(model), "error_map"]
+    names = [*score_names(model, nats), "error_map"]
+    further_names = [*further.names, "hidden_differences"]
     kind = model.spec.kind
     ties = codes = start = 0
     apart = relative = 0.0
@@ -57,11 +65,13 @@ def check_parity(
         start += size
         stored = torch.from_numpy(batch)
         with torch.no_grad():
-            code, scores = encoder(stored), [score.numpy() for score in scorer(stored)]
+            code = encoder(stored)
+            scores = [score.numpy() for score in (*scorer(stored), *further(stored))]
             decoded, scaled = decoder(code).numpy(), encoder.scaled(stored).numpy()
         (onnx_code,) = sessions["encoder"].run(["code"], {kind: batch})
         (onnx_decoded,) = sessions["decoder"].run([kind], {"code": code.numpy()})
         onnx_scores = sessions["scorer"].run(names, {kind: batch})
+        onnx_scores += sessions["further"].run(further_names, {kind: batch})
 
         _refuse_shape("encoder", onnx_code, code.numpy())
         _refuse_shape("decoder", onnx_decoded, decoded)
@@ -77,12 +87,12 @@ def check_parity(
             )
         ties, codes = ties + int(differs.sum()), codes + differs.size
         apart = max(apart, _decoded_apart(model, onnx_decoded, decoded, size))
-        for name, ours, theirs in zip(names, scores, onnx_scores, strict=True):
+        for name, ours, theirs in zip([*names, *further_names], scores, onnx_scores, strict=True):
             _refuse_shape("scorer", theirs, ours)
             if name == "error_map":
                 continue
-            # A plugin's score may have any sign, and so be near nought by chance.
-            floor = SCORE_FLOOR if name in SCORES else float(np.abs(ours).max()) + SCORE_FLOOR
+            # Others may have any sign, or be a small difference of large numbers.
+            floor = SCORE_FLOOR if name in ERRORS else float(np.abs(ours).max()) + SCORE_FLOOR
             difference = np.maximum(np.abs(theirs - ours) - SCORE_FLOOR, 0)
             found = float((difference / np.maximum(np.abs(ours), floor)).max())
             relative = max(relative, found)

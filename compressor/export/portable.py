@@ -14,6 +14,7 @@ IR_VERSION = 10
 # reference evaluator.
 OPERATORS = frozenset(
     [
+        "Abs",
         "Add",
         "ArgMin",
         "Cast",
@@ -25,12 +26,14 @@ OPERATORS = frozenset(
         "DepthToSpace",
         "Div",
         "Elu",
+        "Exp",
         "Floor",
         "Gather",
         "Gemm",
         "Identity",
         "InstanceNormalization",
         "LeakyRelu",
+        "Log",
         "MatMul",
         "Mul",
         "PRelu",

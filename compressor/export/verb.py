@@ -14,6 +14,14 @@ from ..files import merging_folder
 from ..model import Model
 
 PRECISIONS = ("float32", "float16")
+EXPORTED = (
+    "encoder.onnx",
+    "decoder.onnx",
+    "scorer.onnx",
+    "further.onnx",
+    "golden.npz",
+    "MODEL_CARD.md",
+)
 
 
 def export(
@@ -23,7 +31,7 @@ def export(
     precision: str = "float32",
     force: bool = False,
 ) -> dict[str, Any]:
-    """Writes encoder.onnx, decoder.onnx, scorer.onnx, golden.npz and the card to a folder.
+    """Writes the ONNX graphs, golden.npz and the card to a folder.
 
     ``precision`` float16 stores weights in half the bytes and casts them back to float32 inside
     the graph, where they are exact (tract does not read such graphs). Gives output and the sizes
@@ -35,7 +43,9 @@ def export(
     output = Path(output)
     sizes = {}
     with merging_folder(output, force) as folder:
-        for name in ("encoder.onnx", "decoder.onnx", "scorer.onnx", "golden.npz", "MODEL_CARD.md"):
+        for name in EXPORTED:
+            if name == "further.onnx" and name not in opened.files:
+                continue  # of a model made before 0.4.0
             content = opened.read(name)
             if name.endswith(".onnx") and precision == "float16":
                 content = _store_float16(content)

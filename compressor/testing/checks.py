@@ -18,6 +18,7 @@ from ..export.graphs import export_graphs
 from ..export.halo import measure_halo
 from ..export.parity import check_parity
 from ..likelihood import LIKELIHOODS
+from ..model import FURTHER_SCORES
 from ..plugin import CONTRACT, Autoencoder, Code, Pass
 from ..spec import ImageSpec
 from ..training.loop import State
@@ -26,6 +27,7 @@ from ..training.quantiser import choose_steps
 from .cases import STEPS, Case
 
 INTERRUPTED_AT = 17
+CORE_SCORES = {"l2", "l1", "kl", "elbo", "error_map", *FURTHER_SCORES}
 
 
 def config_round_trip(case: Case) -> None:
@@ -213,7 +215,7 @@ def scores_for_each_input(case: Case) -> None:
     model, _ = case.trained
     with torch.no_grad():
         for name, score in model.scores(Pass(model, case.x)).items():
-            assert name not in ("l2", "error_map"), f"{name!r} is a name of the core"
+            assert name not in CORE_SCORES, f"{name!r} is a name of the core"
             assert score.shape == (len(case.x),), f"the score {name} is {tuple(score.shape)}"
             assert bool(score.isfinite().all()), f"the score {name} is not finite"
 

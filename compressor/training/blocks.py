@@ -61,6 +61,16 @@ def dense(
     return nn.Sequential(*layers)
 
 
+def with_hidden(network: nn.Sequential, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """network(x), and by name what its layers with weights are given, but for the first."""
+    hidden: dict[str, Tensor] = {}
+    for number, layer in enumerate(network):
+        if number and isinstance(layer, nn.Linear | nn.Conv2d):
+            hidden[f"layer {len(hidden) + 1}"] = x
+        x = layer(x)
+    return x, hidden
+
+
 def conv_down(
     inputs: int, widths: Sequence[int], outputs: int, between: ActivationName, last: ActivationName
 ) -> nn.Sequential:

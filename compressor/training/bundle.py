@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,19 +14,24 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..anomaly.calibration import calibration_scores
+from ..anomaly.calibration import Scores
+from ..anomaly.normals import LEARNED_FROM, NAME, Normals
+from ..anomaly.scorers import score_rows, scorers
+from ..anomaly.selection import INPUTS, separability
 from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.hyperprior import SCALES, Hyperprior
+from ..data.images import Rows
 from ..engine.engine import Engine
 from ..engine.tiles import padded
 from ..entropy.hyperprior import HyperTables
 from ..entropy.networks import OnnxNetworks
 from ..entropy.prior import Prior
 from ..entropy.tables import Tables
-from ..export.graphs import export_graphs, score_names
+from ..export.graphs import export_graphs
 from ..export.halo import measure_halo
 from ..export.hyperprior import export_hyperprior
 from ..export.parity import BATCHES, check_parity
+from ..export.scores import FurtherScorer, nats_of, score_names
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
@@ -44,6 +49,7 @@ PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of th
 PRIOR_ELEMENTS = 2**24  # of the codes that the tables are learned from
 COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
 GOLDEN = 5
+SPOILT_ELEMENTS = 2**25  # of the inputs that scores are compared on
 MEASURED = 256
 SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
 SAMPLE_ELEMENTS = 2**22  # of such a grid at most
@@ -87,16 +93,21 @@ def bundle(
         bottleneck.log_steps.data.copy_(steps.log())
     else:
         steps = bottleneck.steps.detach()
+    # With a rate nothing has held the scale of a Gaussian code.
+    nats = nats_of(model, probe) if not kept else None
     files = {
         f"{name}.onnx": graph.SerializeToString(deterministic=True)
-        for name, graph in export_graphs(model, steps).items()
+        for name, graph in export_graphs(model, steps, nats).items()
     }
     graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
-    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)])
+    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)], nats)
 
     shape = tuple(model.encode(probe[:1]).mean.shape[1:])
     code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
-    engine = Engine(_Unsaved(files, code), "cpu")
+    unsaved = _Unsaved(
+        files, code, model.spec, score_names(model, nats), FurtherScorer(model).names
+    )
+    engine = Engine(unsaved, "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
     if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
         log.warning(
@@ -112,7 +123,10 @@ def bundle(
     bits = prior.ideal_bits(validation_codes) / max(1, len(validation_codes))
     integers = torch.floor(model_code(model, probe) / steps + 0.5)
     error = squared_error(model, probe, integers * steps)
-    scores = calibration_scores(engine, dataset.rows, split.calibration)
+    differences = _differences(engine, dataset, split.training, model.spec)
+    files[NAME] = Normals.learn(codes, differences, facts["seed"]).to_bytes()
+    unsaved.prior = prior
+    scores = score_rows(scorers(unsaved), engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
     files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe, generative)
@@ -126,7 +140,9 @@ def bundle(
         config=model.config.model_dump(mode="json"),
         data=_as_given(model, dataset),
         code=code,
-        scores=score_names(model),
+        scores=unsaved.graph_scores,
+        further_scores=unsaved.further_scores,
+        separability=_separability(unsaved, engine, dataset, split.validation, facts["seed"]),
         generative=generative,
         training={
             **facts,
@@ -186,12 +202,16 @@ def _of_rate(bottleneck: Bottleneck, codes: npt.NDArray[np.int32]) -> dict[str, 
     return {"rate": bottleneck.rate.item(), "loss_bits_per_image": bits / max(1, len(codes))}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Unsaved:
-    """What an engine needs of a model that is not on disk yet."""
+    """What an engine and scores need of a model that is not on disk yet."""
 
     files: Mapping[str, bytes]
     code: CodeSpec
+    spec: DataSpec
+    graph_scores: tuple[str, ...]
+    further_scores: tuple[str, ...]
+    prior: Tables = field(init=False)  # comes last
 
     def read(self, name: str) -> bytes:
         return self.files[name]
@@ -240,6 +260,7 @@ def _golden(
         "code": codes,
         "reconstruction": engine.decode(codes, height, width),
         **engine.score(rows),
+        **engine.further(rows),
     }
     normalisation = Normalisation(model.spec)
     x = normalisation(torch.from_numpy(rows))
@@ -274,6 +295,31 @@ def _drawn(model: Autoencoder, probe: Tensor) -> Iterator[tuple[str, Tensor]]:
         z[:, across] = quantiles.repeat(side)
         z[:, down] = quantiles.flip(0).repeat_interleave(side)
         yield "manifold", pixels(model.decode(z))
+
+
+def _differences(
+    engine: Engine, dataset: Dataset, indices: Indices, spec: DataSpec
+) -> npt.NDArray[np.float32]:
+    """hidden_differences (n, K) of as many of ``indices`` as NAP's statistics are taken of."""
+    some = indices[:: -(-len(indices) // LEARNED_FROM)]
+    parts = [engine.further(dataset.rows[piece]) for piece in pieces(some, spec)]
+    return np.concatenate([part["hidden_differences"] for part in parts])
+
+
+def _separability(
+    unsaved: _Unsaved, engine: Engine, dataset: Dataset, held_out: Indices, seed: int
+) -> dict[str, float]:
+    """What ``auto`` goes by, of validation inputs; {} without two of them."""
+    most = max(2, min(INPUTS, SPOILT_ELEMENTS // dataset.rows[0].size, len(held_out)))
+    if len(held_out) < 2:
+        return {}
+    evenly = np.linspace(0, len(held_out) - 1, most).astype(int)
+    normal, available = dataset.rows[held_out[evenly]], scorers(unsaved)
+
+    def score(rows: Rows) -> dict[str, Scores]:
+        return score_rows(available, engine, rows, np.arange(len(rows)))
+
+    return {name: round(value, 4) for name, value in separability(score, normal, seed).items()}
 
 
 def _codes(

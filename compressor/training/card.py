@@ -32,7 +32,7 @@ def model_card(manifest: ModelManifest) -> str:
             f"{facts['seconds']:.0f} s, seed {facts['seed']}",
         ),
         ("Validation loss", "none" if loss is None else f"{loss:.5g} for each {kind}"),
-        ("Scores", ", ".join(manifest.scores)),
+        ("Scores of scorer.onnx", ", ".join(manifest.scores)),
         *((name, f"{value:.4g}") for name, value in facts.get("measures", {}).items()),
     ]
     config = "\n".join(f"- {name}: {value}" for name, value in manifest.config.items())

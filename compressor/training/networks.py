@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..likelihood import LIKELIHOODS, LikelihoodName
 from ..plugin import Autoencoder, Code, PluginConfig
 from ..spec import DataSpec, ImageSpec
-from .blocks import ActivationName, Pair, Shaped, conv_down, conv_up, dense
+from .blocks import ActivationName, Pair, Shaped, conv_down, conv_up, dense, with_hidden
 
 NetworkName = Literal["auto", "dense", "conv"]
 Widths = Annotated[list[Annotated[int, Field(ge=1, le=65536)]], Field(max_length=8)]
@@ -102,7 +102,8 @@ class FeedForward(Autoencoder):
             self.g = conv_up(latent, hidden[::-1], spec.channels * outputs, between, last)
 
     def encode(self, x: Tensor) -> Code:
-        return Code(self.f(x.flatten(1) if self.dense else x))
+        mean, hidden = with_hidden(self.f, x.flatten(1) if self.dense else x)
+        return Code(mean, hidden=hidden)
 
     def decode(self, z: Tensor) -> Tensor:
         out: Tensor = self.g(z)
@@ -156,7 +157,10 @@ class Stack(Autoencoder):
         return h
 
     def encode(self, x: Tensor) -> Code:
-        return Code(self.up(x))
+        h, hidden = x.flatten(1) if self.dense else x, {}
+        for number, pair in enumerate(self.pairs[:-1], start=1):
+            hidden[f"layer {number}"] = h = pair.f(h)
+        return Code(self.pairs[-1].f(h), hidden=hidden)
 
     def decode(self, z: Tensor) -> Tensor:
         for pair in self.pairs[::-1]:

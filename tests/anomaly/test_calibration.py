@@ -14,13 +14,11 @@ from scipy.stats import beta, binom
 from compressor.anomaly.calibration import (
     Scores,
     benjamini_hochberg,
-    calibration_scores,
     confident_rank,
     p_values,
     scores_needed,
     threshold_for,
 )
-from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError
 from compressor.model import Model
@@ -33,14 +31,6 @@ def normal(model: Path) -> Scores:
     """Scores of 5,000 clothes that the model has not seen."""
     pixels = np.load(Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz")["train"]
     return Engine(Model.open(model)).score(pixels[..., None])["l2"].astype(np.float64)
-
-
-def test_calibration_scores_are_the_scorers_answers(model: Path, clothes: Pixels) -> None:
-    engine, indices = Engine(Model.open(model)), np.arange(0, 1000, 3)
-    scores = calibration_scores(engine, clothes, indices)
-    assert list(scores) == list(Model.open(model).manifest.scores)
-    assert scores["l2"].dtype == np.float64
-    np.testing.assert_array_equal(scores["l2"], engine.score(clothes[indices])["l2"])
 
 
 def test_a_p_value_is_the_share_of_calibration_images_at_least_as_strange() -> None:

@@ -29,7 +29,7 @@ from compressor.training.blocks import ActivationName, activation
 from compressor.verbs import export
 
 SPEC = ImageSpec(height=28, width=28, channels=1)
-GRAPHS = ("encoder", "decoder", "scorer")
+GRAPHS = ("encoder", "decoder", "scorer", "further")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -59,7 +59,18 @@ def test_a_graph_keeps_the_contract(trained: Model, graph: str) -> None:
     wanted = {
         "encoder": {"image": image, "code": code},
         "decoder": {"code": code, "image": image},
-        "scorer": {"image": image, "l2": ["N"], "error_map": ["N", h, w]},
+        "scorer": {
+            "image": image,
+            "l2": ["N"],
+            "l1": ["N"],
+            "error_map": ["N", h, w],
+        },
+        "further": {
+            "image": image,
+            "gradient": ["N"],
+            "hidden": ["N"],
+            "hidden_differences": ["N", 26 if trained.spec.stride else 44],
+        },
     }
     assert shapes == wanted[graph]
     types = {
@@ -100,9 +111,15 @@ def test_other_runtimes_answer_as_golden_npz_says(trained: Model, runtime: Any) 
     (image,) = runtime(trained.read("decoder.onnx"), {"code": golden["code"]}, ["image"])
     assert image.shape == golden["image"].shape
     assert np.abs(image.astype(int) - golden["reconstruction"]).max() <= 1
-    scores = runtime(trained.read("scorer.onnx"), {"image": golden["image"]}, ["l2", "error_map"])
-    for name, found in zip(("l2", "error_map"), scores, strict=True):
-        np.testing.assert_allclose(found, golden[name], rtol=1e-4, atol=1e-6)
+    graphs = {
+        "scorer.onnx": ["l2", "l1", "error_map"],
+        "further.onnx": ["gradient", "hidden", "hidden_differences"],
+    }
+    for graph, names in graphs.items():
+        scores = runtime(trained.read(graph), {"image": golden["image"]}, names)
+        for name, found in zip(names, scores, strict=True):
+            near = 1e-4 * np.abs(golden[name]).max()
+            np.testing.assert_allclose(found, golden[name], rtol=1e-4, atol=max(1e-6, near))
 
 
 def test_l2_is_the_mean_squared_error_before_rounding_and_clipping(
