@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,21 @@ from ..engine.job import Job, fitting
 from ..report.page import ScoredImage, ScoringReport, write_report
 from ..spec import DataSpec, size_of
 from .calibration import p_values
+from .drift import Drift
 from .scoring import Scoring
 from .tally import Tally
 
 REPORTED = 60  # the strangest images, shown in a report
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a job's scores came to, for its report; promise and drift as in the summary."""
+
+    threshold: float
+    anomalies: int
+    promise: str | None
+    drift: Drift | None
 
 
 def write_scoring_report(
@@ -23,33 +35,38 @@ def write_scoring_report(
     job: Job,
     scoring: Scoring,
     found: Tally,
-    threshold: float,
-    anomalies: int,
+    decided: Decided,
     force: bool,
 ) -> None:
     """An HTML page with the strangest images beside what the model makes of them."""
     kind = job.model.spec.kind
     scores, counts = found.scores()
     report = ScoringReport(
-        title=f"{anomalies:,} of {found.images:,} {kind}s are anomalies",
+        title=f"{decided.anomalies:,} of {found.images:,} {kind}s are anomalies",
         columns=getattr(job.model.spec, "columns", None),
         data=job.source.location,
         model=str(job.model.location),
         scorer=scoring.scorer,
-        threshold=threshold,
+        threshold=decided.threshold,
         images=found.images,
-        anomalies=anomalies,
+        anomalies=decided.anomalies,
         scores=scores,
         score_counts=counts,
         calibration_scores=scoring.calibration,
-        worst=_strangest(job, scoring, found, threshold),
+        worst=_strangest(job, scoring, found, decided.threshold),
         unreadable=found.unreadable.first,
+        unreadable_count=found.unreadable.count,
+        facts=[] if decided.promise is None else [("promise", decided.promise)],
+        kind=kind,
+        p_value_counts=found.p_value_counts,
+        drift=decided.drift.distance if decided.drift else None,
+        drift_limit=decided.drift.limit if decided.drift else None,
     )
     write_report(path, report, force)
 
 
-def _strangest(job: Job, scoring: Scoring, found: Tally, threshold: float) -> list[ScoredImage]:
-    shown = {}
+def _strangest(job: Job, scoring: Scoring, found: Tally, threshold: float) -> Iterator[ScoredImage]:
+    """One at a time, in the order of the source: together large ones may not fit into memory."""
     scores = {number: score for score, number in found.strangest}
     for number, name, pixels in _read_again(job.source, job.model.spec, sorted(scores)):
         answers = job.engine.score(pixels)
@@ -58,7 +75,7 @@ def _strangest(job: Job, scoring: Scoring, found: Tally, threshold: float) -> li
         score, p_value = scores[number], None
         if len(scoring.calibration):
             p_value = float(p_values(scoring.calibration, np.array([score]))[0])
-        shown[number] = ScoredImage(
+        yield ScoredImage(
             name,
             score,
             p_value,
@@ -67,7 +84,6 @@ def _strangest(job: Job, scoring: Scoring, found: Tally, threshold: float) -> li
             answers["error_map"][0],
             reconstruction,
         )
-    return [shown[number] for _, number in found.strangest]
 
 
 def _read_again(

@@ -19,7 +19,7 @@ from ..log import log
 from .chosen import Chosen
 from .decisions import fdr_threshold, first_threshold, guarantee
 from .drift import ANOMALIES, Drift, drift
-from .explained import REPORTED, write_scoring_report
+from .explained import REPORTED, Decided, write_scoring_report
 from .metrics import write_metrics
 from .results import ResultsWriter, is_folder
 from .scoring import Scoring
@@ -126,21 +126,19 @@ def score(
                         path = png_path(folder, image)
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_bytes(png)
+            moved = drift(calibration, found.p_value_counts) if len(calibration) else None
+            if moved and moved.distance > moved.limit:
+                _warn_of(moved, f"{kind}s")
+            promise = guarantee(fpr, confidence, fdr, threshold)
             if report is not None:
-                write_scoring_report(
-                    Path(report), job, scoring, found, bound, anomalies, replaceable
-                )
-            moved = None
-            if len(calibration):
-                moved = drift(calibration, found.p_value_counts)
-                if moved.distance > moved.limit:
-                    _warn_of(moved, f"{kind}s")
+                decided = Decided(bound, anomalies, promise, moved)
+                write_scoring_report(Path(report), job, scoring, found, decided, replaceable)
             summary = {
                 "anomalies": anomalies,
                 "scorer": name,
                 "further_scorers": further,
                 "threshold": bound if np.isfinite(bound) else None,
-                "guarantee": guarantee(fpr, confidence, fdr, threshold),
+                "guarantee": promise,
                 "drift": round(moved.distance, 4) if moved else None,
                 "drift_limit": round(moved.limit, 4) if moved else None,
                 **job.summary(),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels, Rows
+from .calibration_curve import BAND, CalibrationCurve, calibration_curve
+from .charts import axis
 from .heatmaps import overlay, ramp
-from .pictures import comparison_sheet, shrunk
+from .pictures import comparison_sheet, shrunk, shrunk_map
 from .rivals import RivalSize
 from .template import data_uri, write_page
 
@@ -19,7 +22,9 @@ WORST_IMAGES = 60
 UNREADABLE_SHOWN = 100
 BINS = 60
 PICTURE_SIDE = 320
+PIXELS_SHOWN = 128  # up to this side single pixels are shown, exactly
 COLUMNS_SHOWN = 5
+SHARES = (0.001, 0.01, 0.05, 0.2, 0.5, 1)  # labelled where they fit
 
 Scores = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -60,8 +65,10 @@ class ScoringReport:
 
     ``scores`` and ``calibration_scores`` are (n,), higher is stranger; what is not finite is
     left out of the histogram; ``score_counts`` (n,): how many images have each score, or None where
-    it is one each. ``worst`` are the images to show, about WORST_IMAGES, in any
-    order. ``unreadable`` has (path, reason); ``facts`` are further rows of (label, value).
+    it is one each. ``p_value_counts`` (n + 1,): how many images have the p-value (k + 1) / (n + 1),
+    for n calibration scores. ``worst`` are the images to show, about WORST_IMAGES, in any order,
+    taken one at a time. ``unreadable`` has (path, reason); ``facts`` are further rows of (label,
+    value). ``drift`` and ``drift_limit`` are as in the job's summary.
     """
 
     title: str
@@ -73,12 +80,17 @@ class ScoringReport:
     anomalies: int
     scores: Scores
     calibration_scores: Scores
-    worst: Sequence[ScoredImage]
+    worst: Iterable[ScoredImage]
     unreadable: Sequence[tuple[str, str]] = ()
     facts: Sequence[tuple[str, str]] = ()
     compression: CompressionSummary | None = None
     columns: Sequence[str] | None = None  # names of a vector's numbers
+    kind: str = "image"
     score_counts: npt.NDArray[np.int64] | None = None
+    p_value_counts: npt.NDArray[np.int64] | None = None
+    unreadable_count: int | None = None  # where not all are named
+    drift: float | None = None
+    drift_limit: float | None = None
 
 
 def write_report(path: Path, report: ScoringReport, force: bool) -> None:
@@ -86,7 +98,8 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
 
     Raises OutputError if ``path`` exists and ``force`` is not given, or cannot be written.
     """
-    worst = sorted(report.worst, key=lambda image: image.score, reverse=True)
+    shown = [_at_size_shown(image) for image in report.worst]
+    worst = sorted(shown, key=lambda image: image.score, reverse=True)
     scale = _error_scale(worst)
     write_page(
         path,
@@ -94,29 +107,43 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
         force,
         report=report,
         histogram=_histogram(report),
+        curve=_curve(report),
         worst=[_card(image, scale, report.columns) for image in worst],
         error_scale=scale,
         error_ramp=[_css_colour(colour) for colour in ramp(np.linspace(0, 1, 9, dtype=np.float32))],
+        unreadable_count=report.unreadable_count or len(report.unreadable),
         unreadable_shown=UNREADABLE_SHOWN,
         strip=_strip(report.compression),
+        band=BAND,
+        infinity=math.inf,
     )
+
+
+@dataclass(frozen=True)
+class _Picture:
+    caption: str
+    uri: str
+    width: int
+    height: int
+    exact: bool  # its pixels are to be seen
 
 
 @dataclass(frozen=True)
 class _Card:
     image: ScoredImage
-    pictures: list[tuple[str, str]]  # caption, data URI
+    pictures: list[_Picture]
     numbers: list[tuple[str, float, float]]  # of a vector: column, value, what it is rebuilt to
 
 
 @dataclass(frozen=True)
 class _Histogram:
-    """SVG paths in a box of 100 x 100, ticks as (percent from the left, label)."""
+    """SVG paths in a box of 100 x 100, ticks as (percent from the left or the bottom, label)."""
 
     scores: str
     calibration: str
     threshold: float | None
     ticks: list[tuple[float, str]]
+    shares: list[tuple[float, str]]
 
 
 def _card(image: ScoredImage, scale: float, columns: Sequence[str] | None) -> _Card:
@@ -127,11 +154,27 @@ def _card(image: ScoredImage, scale: float, columns: Sequence[str] | None) -> _C
         pictures.append(("reconstruction", image.reconstruction))
     if image.error_map is not None:
         pictures.append(("error", overlay(image.pixels, image.error_map, scale)))
-    return _Card(
+    return _Card(image, [_picture(caption, pixels) for caption, pixels in pictures], [])
+
+
+def _at_size_shown(image: ScoredImage) -> ScoredImage:
+    """Large ones made smaller at once, so that a page of them fits into memory."""
+    if image.pixels.ndim == 1:
+        return image
+    return replace(
         image,
-        [(caption, data_uri(shrunk(pixels, PICTURE_SIDE))) for caption, pixels in pictures],
-        [],
+        pixels=shrunk(image.pixels, PICTURE_SIDE),
+        error_map=None if image.error_map is None else shrunk_map(image.error_map, PICTURE_SIDE),
+        reconstruction=None
+        if image.reconstruction is None
+        else shrunk(image.reconstruction, PICTURE_SIDE),
     )
+
+
+def _picture(caption: str, pixels: Pixels) -> _Picture:
+    height, width = pixels.shape[:2]
+    exact = max(height, width) <= PIXELS_SHOWN
+    return _Picture(caption, data_uri(pixels, lossless=exact), width, height, exact)
 
 
 def _worst_columns(
@@ -180,43 +223,37 @@ def _histogram(report: ScoringReport) -> _Histogram | None:
         np.asarray(values, np.float64)[np.isfinite(values)]
         for values in (report.scores, report.calibration_scores)
     )
-    counts = None
-    if report.score_counts is not None:
-        counts = report.score_counts[np.isfinite(report.scores)]
+    counts = report.score_counts
+    if counts is not None:
+        counts = counts[np.isfinite(report.scores)]
     threshold = [report.threshold] if np.isfinite(report.threshold) else []
-    shown = np.concatenate([scores, calibration, threshold])
     if not len(scores):
         return None
-    low, high = float(shown.min()), float(shown.max())
-    logarithmic = low > 0 and high > 20 * low
-    if logarithmic:
-        edges = np.geomspace(low, high, BINS + 1)
-    else:
-        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-
-    def percent(value: float) -> float:
-        place = np.interp(value, edges, np.linspace(0, 100, BINS + 1))
-        return float(place)
-
-    heights = [np.sqrt(_shares(scores, edges, counts)), np.sqrt(_shares(calibration, edges))]
+    across = axis(np.concatenate([scores, calibration, threshold]), logarithmic=True)
+    places, calibration_places = across.place(scores), across.place(calibration)
+    heights = [np.sqrt(_shares(places, counts)), np.sqrt(_shares(calibration_places))]
     tallest = max(height.max() for height in heights)
-    ticks = [edges[round(share * BINS)] for share in (0, 0.25, 0.5, 0.75, 1)]
+    marks = [(100 * float(np.sqrt(share)) / tallest, share) for share in SHARES]
     return _Histogram(
         scores=_steps(heights[0] / tallest),
         calibration=_steps(heights[1] / tallest) if len(calibration) else "",
-        threshold=percent(threshold[0]) if threshold else None,
-        ticks=[(percent(tick), f"{tick:.3g}") for tick in ticks],
+        threshold=float(across.place(threshold[0])) if threshold else None,
+        ticks=across.ticks,
+        shares=[(place, f"{100 * share:g}%") for place, share in marks if 8 <= place <= 100],
     )
 
 
-def _shares(
-    values: npt.NDArray[np.float64],
-    edges: npt.NDArray[np.float64],
-    counts: npt.NDArray[np.int64] | None = None,
-) -> Scores:
-    """The share of all that each bin has; counts: how many have each value, one each if None."""
-    each, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges, weights=counts)
-    shares: Scores = each / max(1, each.sum())
+def _curve(report: ScoringReport) -> CalibrationCurve | None:
+    if report.p_value_counts is None:
+        return None
+    calibration = np.asarray(report.calibration_scores, np.float64)
+    return calibration_curve(calibration, report.p_value_counts, report.threshold)
+
+
+def _shares(places: Scores, counts: npt.NDArray[np.int64] | None = None) -> Scores:
+    """Of BINS bins along an axis, of as many values at each place as counts say."""
+    sums, _ = np.histogram(np.clip(places, 0, 100), BINS, (0, 100), weights=counts)
+    shares: Scores = sums / max(1, sums.sum())
     return shares
 
 

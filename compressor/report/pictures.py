@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ..data.images import Pixels
@@ -27,6 +28,23 @@ def shrunk(pixels: Pixels, side: int) -> Pixels:
     image = _image(pixels)
     image.thumbnail((side, side), Image.Resampling.BOX)
     return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def shrunk_map(values: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
+    """float32 (H, W) made smaller as ``shrunk`` does it: means of what comes together."""
+    if max(values.shape) <= side:
+        return values
+    image = Image.fromarray(values)
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def webp(pixels: Pixels) -> bytes:
+    """(H, W, C) uint8, C in 1, 3, 4, as the bytes of a lossy WebP file, to be looked at."""
+    file = io.BytesIO()
+    image = _image(pixels)
+    (image.convert("RGB") if image.mode == "L" else image).save(file, format="WebP", quality=75)
+    return file.getvalue()
 
 
 def png(pixels: Pixels) -> bytes:

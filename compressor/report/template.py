@@ -11,7 +11,7 @@ import jinja2
 
 from ..data.images import Pixels
 from ..files import atomic_file
-from .pictures import png
+from .pictures import png, webp
 
 
 def write_page(path: Path, template: str, force: bool, **values: Any) -> None:
@@ -34,6 +34,7 @@ def write_page(path: Path, template: str, force: bool, **values: Any) -> None:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def data_uri(pixels: Pixels) -> str:
-    """(H, W, C) uint8 as a PNG inside a URI."""
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+def data_uri(pixels: Pixels, lossless: bool = True) -> str:
+    """(H, W, C) uint8 inside a URI: as a PNG, or as a WebP that is to be looked at."""
+    kind, content = ("png", png(pixels)) if lossless else ("webp", webp(pixels))
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")

@@ -3,7 +3,6 @@ import dataclasses
 import io
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,9 @@ from PIL import Image
 
 from compressor.errors import OutputError
 from compressor.report.heatmaps import overlay
-from compressor.report.page import CompressionSummary, ScoredImage, ScoringReport, write_report
+from compressor.report.page import CompressionSummary, ScoredImage, write_report
 from compressor.report.rivals import RivalSize
 
-DATA = Path(__file__).parents[2] / "examples" / "data"
 HOSTILE = (
     "\"><script>alert('x')</script><img src=http://x.test/a.png>/{{ 7 * 7 }}&amp;\u202egnp.png"
 )
@@ -41,51 +39,10 @@ class Page(HTMLParser):
 
 
 def picture(uri):
-    prefix = "data:image/png;base64,"
-    assert uri.startswith(prefix)
-    with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix)))) as image:
+    kind, content = uri.split(";base64,")
+    assert kind in ("data:image/png", "data:image/webp")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
         return np.asarray(image)
-
-
-@pytest.fixture(scope="module")
-def images():
-    with np.load(DATA / "fashion_mnist.npz") as clothes, np.load(DATA / "notmnist.npz") as letters:
-        return np.concatenate([clothes["test"][:40], letters["images"][:10]])[..., None]
-
-
-@pytest.fixture(scope="module")
-def report(images):
-    """Each image is "rebuilt" as the mean garment, so that letters score high."""
-    mean = np.rint(images[:40].mean(axis=0)).astype(np.uint8)
-    errors = np.square((images.astype(np.float32) - mean) / 255)[..., 0]
-    scores = errors.mean(axis=(1, 2))
-    threshold = float(np.quantile(scores[:40], 0.9))
-    worst = [
-        ScoredImage(
-            f"{'letters' if n >= 40 else 'clothes'}/{n:05d}.png",
-            float(scores[n]),
-            (1 + np.sum(scores[:40] >= scores[n])) / 41,
-            bool(scores[n] > threshold),
-            images[n],
-            errors[n],
-            mean,
-        )
-        for n in range(30, 50)
-    ]
-    return ScoringReport(
-        title="Letters among clothes",
-        data="fashion_mnist.npz::test",
-        model="clothes.model",
-        scorer="l2",
-        threshold=threshold,
-        images=50,
-        anomalies=int((scores > threshold).sum()),
-        scores=scores,
-        calibration_scores=scores[:40],
-        worst=worst,
-        unreadable=[("broken.png", "is truncated")],
-        facts=[("false-alarm rate", "10%")],
-    )
 
 
 def written(tmp_path, report):
@@ -122,14 +79,17 @@ def test_the_worst_images_come_first_with_their_pictures(tmp_path, report):
     assert ["flagged" in card["class"] for card in cards] == [image.is_anomaly for image in worst]
 
     sources = page.all("img")
-    assert [image["alt"] for image in sources[:3]] == ["original", "reconstruction", "error"]
+    assert [image["alt"] for image in sources[:3]] == [
+        f"{what} of {worst[0].path}" for what in ("original", "reconstruction", "error")
+    ]
     assert np.array_equal(picture(sources[0]["src"]), worst[0].pixels[:, :, 0])
     assert np.array_equal(picture(sources[1]["src"]), worst[0].reconstruction[:, :, 0])
     assert picture(sources[2]["src"]).shape == (28, 28, 3)
 
 
 def test_all_heatmaps_have_one_scale(tmp_path, report):
-    sources = [image for image in written(tmp_path, report).all("img") if image["alt"] == "error"]
+    page = written(tmp_path, report)
+    sources = [image for image in page.all("img") if image["alt"].startswith("error")]
     scale = np.median([np.quantile(i.error_map, 0.98, method="lower") for i in report.worst])
     worst = sorted(report.worst, key=lambda image: -image.score)
     for source, image in zip(sources, worst, strict=True):
@@ -197,9 +157,39 @@ def test_scores_over_a_wide_range_get_a_logarithmic_axis(tmp_path, report):
     page = written(tmp_path, wide)
     assert float(page.all("rect")[0]["x"]) == pytest.approx(50)
     ticks = re.findall(r'<span style="left:([\d.]+)%">([^<]+)</span>', page.source)
-    assert ticks[0] == ("0.00", "0.01")
-    assert ticks[2] == ("50.00", "0.1")
-    assert ticks[4] == ("100.00", "1")
+    assert {("0.00", "0.01"), ("50.00", "0.1"), ("100.00", "1")} < set(ticks)
+
+
+def test_counts_of_scores_make_the_histogram_of_all_scores(tmp_path, report):
+    rounded = np.round(report.scores, 3)
+    values, counts = np.unique(rounded, return_counts=True)
+    (tmp_path / "all").mkdir()
+    every = written(tmp_path / "all", dataclasses.replace(report, scores=rounded))
+    counted = dataclasses.replace(report, scores=values, score_counts=counts)
+    assert written(tmp_path, counted).all("path") == every.all("path")
+
+
+def test_the_calibration_curve_comes_from_counts_of_p_values(tmp_path, report):
+    assert len(written(tmp_path, report).all("svg")) == 1
+    counts = np.zeros(41, np.int64)
+    counts[[0, 20]] = 10, 40
+    curved = dataclasses.replace(
+        report, p_value_counts=counts, calibration_scores=np.sort(report.calibration_scores)
+    )
+    (tmp_path / "curve").mkdir()
+    page = written(tmp_path / "curve", curved)
+    assert len(page.all("svg")) == 2
+    # A tenth of the calibration scores lie above the threshold: 5 / 41 is its p-value.
+    assert "20% at p ≤ 0.12" in page.texts
+
+
+def test_a_drift_above_its_limit_is_told(tmp_path, report):
+    (tmp_path / "calm").mkdir()
+    calm = dataclasses.replace(report, drift=0.05, drift_limit=0.2)
+    page = written(tmp_path / "calm", calm)
+    assert "drift, within the limit 0.20" in page.texts and "Drift." not in page.texts
+    page = written(tmp_path, dataclasses.replace(calm, drift=0.3))
+    assert "drift, above the limit 0.20" in page.texts and "Drift." in page.texts
 
 
 @pytest.mark.parametrize(
@@ -224,6 +214,20 @@ def test_large_images_are_shrunk_and_small_ones_are_not(tmp_path, report, images
     )  # fmt: skip
     page = written(tmp_path, dataclasses.replace(report, worst=[image]))
     assert [picture(image["src"]).shape for image in page.all("img")] == [(320, 160, 3)] * 2
+
+
+def test_sixty_images_of_256_pixels_make_a_page_of_few_megabytes(tmp_path, report, images):
+    rng = np.random.default_rng(0)
+    worst = []
+    for number in range(60):
+        pixels = np.pad(images[number % 50].repeat(9, 0).repeat(9, 1), ((2, 2), (2, 2), (0, 0)))
+        pixels = pixels.repeat(3, 2)
+        # Noise as a camera's makes a PNG large.
+        noisy = np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
+        errors = np.square((noisy.astype(np.float32) - pixels) / 255).mean(axis=2)
+        worst.append(ScoredImage(f"{number}.png", 1.0, None, True, noisy, errors, pixels))
+    written(tmp_path, dataclasses.replace(report, worst=iter(worst)))
+    assert (tmp_path / "report.html").stat().st_size < 4e6
 
 
 def test_a_compression_shows_rows_pictures_and_rivals(tmp_path, report, images):
