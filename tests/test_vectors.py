@@ -197,7 +197,7 @@ def test_other_runtimes_answer_as_golden_npz_says(vector_model: Path, runtime: A
     (vector,) = runtime(model.read("decoder.onnx"), {"code": golden["code"]}, ["vector"])
     scale = np.array(verbs.inspect(vector_model)["data"]["scale"])
     assert np.all(np.abs(vector - golden["reconstruction"]) <= 1e-4 * scale + 1e-6 * np.abs(vector))
-    names = ["l2", "error_map"]
+    names = ["l2", "l1", "error_map"]
     for name, found in zip(names, runtime(model.read("scorer.onnx"), given, names), strict=True):
         np.testing.assert_allclose(found, golden[name], rtol=1e-3, atol=1e-5)
 

@@ -206,7 +206,7 @@ def test_scores_are_outputs_of_the_exported_scorer(
 ) -> None:
     stored, model = Model.open(trained), restore(trained)
     outputs = [out.name for out in onnx.load_from_string(stored.read("scorer.onnx")).graph.output]
-    assert outputs == ["l2", "logit", "feature_distance", "error_map"]
+    assert outputs == ["l2", "l1", "logit", "feature_distance", "error_map"]
     told = Engine(stored, "cpu").score(clothes[900:])
     with torch.no_grad():
         wanted = model.scores(Pass(model, to_x(clothes[900:])))

@@ -129,8 +129,8 @@ def test_its_scores_are_exported_and_chosen_by_name(
     models: tuple[Path, Path], clothes: Pixels, tmp_path: Path
 ) -> None:
     judged, plain = map(Model.open, models)
-    assert judged.manifest.scores == ("l2", "logit", "feature_distance")
-    assert plain.manifest.scores == ("l2",)
+    assert judged.manifest.scores == ("l2", "l1", "logit", "feature_distance")
+    assert plain.manifest.scores == ("l2", "l1")
     told, model = Engine(judged, "cpu").score(clothes[900:]), restore(models[0])
     with torch.no_grad():
         wanted = model.scores(Pass(model, to_x(clothes[900:])))
@@ -190,7 +190,7 @@ def test_vectors_are_judged_too(clothes: Pixels, tmp_path: Path) -> None:
     settings = {"hidden": [16], "latent": 4, "discriminator": True}
     train("undercomplete", pooled[:900], tmp_path / "model", settings=settings, max_steps=20)
     model = Model.open(tmp_path / "model")
-    assert model.manifest.scores == ("l2", "logit", "feature_distance")
+    assert model.manifest.scores == ("l2", "l1", "logit", "feature_distance")
     restored = restore(tmp_path / "model")
     assert isinstance(restored, WithDiscriminator) and not restored.discriminator.conv
     told = Engine(model, "cpu").score(pooled[900:])
