@@ -211,11 +211,14 @@ class Model:
 
     def calibration_columns(self) -> dict[str, npt.NDArray[np.float64]]:
         """The calibration images' scores by name, float64, in one order; {} if there were none."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if "calibration.parquet" not in self.manifest.files:
             return {}
-        table = pq.read_table(io.BytesIO(self.read("calibration.parquet")))
+        content = pa.BufferReader(self.read("calibration.parquet"))
+        # In this thread: one of Arrow's that holds Python's bytes at the exit aborts the process.
+        table = pq.ParquetFile(content).read(use_threads=False)
         return {name: table[name].to_numpy() for name in table.column_names}
 
     def calibration(self, score: str) -> npt.NDArray[np.float64]:

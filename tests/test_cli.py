@@ -447,6 +447,11 @@ def test_a_reader_that_went_away_is_no_fault(model: Path) -> None:
     assert ran.code == 1 and not ran.err
 
 
+def test_what_a_model_was_calibrated_by_is_let_go_before_the_exit(model: Path) -> None:
+    processes = [start("inspect", model, "--json") for _ in range(6)]
+    assert [(ran.code, ran.err) for ran in map(ended, processes)] == [(0, "")] * 6
+
+
 # Options of training
 
 

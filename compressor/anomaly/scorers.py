@@ -112,7 +112,7 @@ def score_rows(
     wanted: Mapping[str, Scorer], engine: Engine, rows: Rows, indices: npt.NDArray[np.int64]
 ) -> dict[str, Scores]:
     """Each score of the inputs ``rows[indices]``, a piece at a time; {} if there are none."""
-    size = max(1, min(AT_ONCE, ELEMENTS_AT_ONCE // max(1, rows[0].size)))
+    size = max(1, min(AT_ONCE, ELEMENTS_AT_ONCE // math.prod(rows.shape[1:])))
     pieces = [
         score_all(wanted, Seen(engine, rows[indices[start : start + size]]))
         for start in range(0, len(indices), size)

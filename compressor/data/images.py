@@ -43,6 +43,16 @@ class Images:
     groups: list[Group]
     unreadable: dict[int, str] = field(default_factory=dict)
 
+    def without_first(self, count: int) -> Images:
+        """All but the first ``count``."""
+        groups = []
+        for group in self.groups:
+            kept = group.positions >= count
+            if kept.any():
+                groups.append(Group(group.positions[kept] - count, group.pixels[kept]))
+        unreadable = {at - count: reason for at, reason in self.unreadable.items() if at >= count}
+        return Images(self.names[count:], groups, unreadable)
+
 
 class Unreadable(BaseModel):
     """Images of a source that cannot be used: how many, and the first with their reasons."""

@@ -66,9 +66,15 @@ class Job:
             return Images(images.names, [], images.unreadable), work(images)
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
-            return list(map(work_on, chunk.load()))  # a piece goes before the next is decoded
+            done, results = start - chunk.start, []
+            for images in chunk.load():  # a piece goes before the next is decoded
+                if len(images.names) > done:
+                    results.append(work_on(images.without_first(done) if done > 0 else images))
+                done -= len(images.names)
+            return results
 
-        chunks = self.source.chunks(self.chunk, start)
+        # From a chunk's first image on, for pieces to end where they did in the earlier run.
+        chunks = self.source.chunks(self.chunk, start - start % self.chunk)
         with Progress(self._verb, self.source.count(), start=start, shown=progress) as bar:
             for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
                 self.skip(images)

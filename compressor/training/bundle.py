@@ -310,7 +310,7 @@ def _separability(
     unsaved: _Unsaved, engine: Engine, dataset: Dataset, held_out: Indices, seed: int
 ) -> dict[str, float]:
     """What ``auto`` goes by, of validation inputs; {} without two of them."""
-    most = max(2, min(INPUTS, SPOILT_ELEMENTS // dataset.rows[0].size, len(held_out)))
+    most = max(2, min(INPUTS, SPOILT_ELEMENTS // math.prod(dataset.rows.shape[1:]), len(held_out)))
     if len(held_out) < 2:
         return {}
     evenly = np.linspace(0, len(held_out) - 1, most).astype(int)

@@ -92,12 +92,14 @@ def test_a_small_first_image_does_not_make_large_chunks(
     assert [len(names) for names, _ in pieces] == [3, 3, 2, 3, 3, 2, 3, 1]
     assert all(size <= limit for _, size in pieces)
     assert [name for names, _ in pieces for name in names] == [f"{n:02d}.png" for n in range(20)]
-    for start in range(1, 20):  # a job that is resumed sees the other images, in small pieces, too
+    for done in range(1, len(pieces)):  # a job that is resumed sees the same pieces
+        assert seen(sum(len(names) for names, _ in pieces[:done])) == pieces[done:]
+    for start in range(1, 20):  # or, from amid one, what is left of it
         rest = seen(start)
         assert [name for names, _ in rest for name in names] == [
             f"{n:02d}.png" for n in range(start, 20)
         ]
-        assert all(size <= limit for _, size in rest)
+        assert rest[1:] == pieces[len(pieces) - len(rest) + 1 :]
 
 
 def test_batches_of_large_images_are_small() -> None:
