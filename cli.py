@@ -114,6 +114,7 @@ def plugins(as_json: bool, check: bool) -> None:
     metavar="F.yaml",
     help="Settings from a YAML file; --set goes before it.",
 )
+@click.option("--start", metavar="MODEL", help="Begin with the weights of a model of PLUGIN.")
 @click.option("--max-time", "max_seconds", type=Duration(), help="Stop after this time, say 5m.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps.")
 @click.option("--quality", type=Decibels(), help="Find the rate at which PSNR is this, say 35dB.")
@@ -132,6 +133,7 @@ def train(
     output: str,
     values: tuple[str, ...],
     config: str | None,
+    start: str | None,
     max_seconds: float | None,
     max_steps: int | None,
     quality: float | None,
@@ -154,6 +156,7 @@ def train(
         plugin,
         data,
         output,
+        start=start,
         settings=_settings(values, config) | given,
         max_seconds=max_seconds,
         max_steps=max_steps,

@@ -274,7 +274,7 @@ def compressai_speed(
     import torch
 
     from compressor.export.graphs import Decoder, Encoder
-    from compressor.training.restore import restore
+    from compressor.training.models import restore
 
     restored = restore(model)
     restored.bottleneck = None

@@ -22,17 +22,22 @@ from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
 from ..likelihood import LIKELIHOODS
 from ..log import log
-from ..model import PluginEntry, file_entries, manifest_files, refuse_model_output, write_model
+from ..model import (
+    Model,
+    PluginEntry,
+    file_entries,
+    manifest_files,
+    refuse_model_output,
+    write_model,
+)
 from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
-from ..spec import DataSpec, ImageSpec
 from .bundle import bundle
 from .dataset import Dataset, load_dataset, pieces, split_rows
-from .discriminator import WithDiscriminator
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
+from .models import begin_where, make_model
 from .normalisation import Normalisation
-from .rate import add_bottleneck
 from .settings import TrainingSettings, split_settings
 
 
@@ -41,6 +46,7 @@ def train(
     data: str | Path | Rows | ArraySource,
     output: str | Path,
     *,
+    start: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     max_seconds: float | None = None,
     max_steps: int | None = None,
@@ -51,8 +57,10 @@ def train(
 ) -> dict[str, Any]:
     """Trains a plugin on ``data`` and writes the model to ``output`` (a folder, or *.zip).
 
-    ``settings`` are the plugin's config and the training's settings by name. While it runs,
-    ``output``.training holds the checkpoint and the log; ``resume`` goes on from there.
+    ``settings`` are the plugin's config and the training's settings by name. ``start`` is a model
+    of the same plugin: its weights are the first ones, and its config holds where ``settings`` do
+    not say otherwise. While it runs, ``output``.training holds the checkpoint and the log;
+    ``resume`` goes on from there.
 
     Gives model, plugin, parameters, seconds, epochs, validation_loss (of an image, the sum over its
     elements; None without validation), images, unreadable, device. Raises CompressorError.
@@ -63,9 +71,13 @@ def train(
     refuse_model_output(output, force)
     found = find(plugin)
     plugin_class = load(found)
-    config, training = split_settings(settings or {}, plugin_class.Config, plugin)
+    earlier = None if start is None else _opened(start, plugin)
+    given = {**(earlier.manifest.config if earlier else {}), **(settings or {})}
+    config, training = split_settings(given, plugin_class.Config, plugin)
     source = open_source(data)
     job = _job(found, source, config.model_dump(mode="json"), training, seed)
+    first_weights = earlier and earlier.manifest.files["weights.safetensors"].sha256
+    job["start"] = first_weights
     with _training_folder(output, job, resume, force) as folder:
         dataset = load_dataset(source, folder, training.crop)
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
@@ -73,6 +85,8 @@ def train(
         spec = dataset.spec(split.training, training.standardise)
         torch.manual_seed(seed)
         model = make_model(plugin_class, config, spec, training)
+        if start is not None:
+            begin_where(model, start)
         _refuse_data(model, dataset)
         _refuse_batches_of_one(model, min(training.batch_size, len(split.training)))
         budget = Budget(max_steps, max_seconds)
@@ -98,6 +112,8 @@ def train(
             "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
             "threads": torch.get_num_threads(),
         }
+        if first_weights:
+            facts["start"] = first_weights
         entry = PluginEntry(name=plugin, distribution=found.distribution, version=found.version)
         files, manifest = bundle(model, entry, dataset, split, training, facts)
         files["training.csv"] = log_bytes(state)
@@ -116,20 +132,13 @@ def train(
     }
 
 
-def make_model(
-    plugin_class: type[Autoencoder], config: Any, spec: DataSpec, training: TrainingSettings
-) -> Autoencoder:
-    """The plugin's model, with the discriminator and the bottleneck that the settings ask for.
-
-    Its spec has the size that images have once they are padded for its stride.
-    """
-    model = plugin_class(config, spec)
-    if isinstance(spec, ImageSpec) and model.stride and spec.padded(model.stride) != spec:
-        model = plugin_class(config, spec.padded(model.stride))
-    if training.discriminator:
-        model = WithDiscriminator(model)
-    if training.rate_distortion:
-        add_bottleneck(model, training)
+def _opened(start: str | Path, plugin: str) -> Model:
+    """The model that a training starts from. Raises ConfigError if it is of another plugin."""
+    model = Model.open(start)
+    if model.manifest.plugin.name != plugin:
+        raise ConfigError(
+            f"{start} is a model of the plugin {model.manifest.plugin.name}, not of {plugin}"
+        )
     return model
 
 

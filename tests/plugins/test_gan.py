@@ -21,8 +21,8 @@ from compressor.model import Model
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop, State
+from compressor.training.models import restore
 from compressor.training.normalisation import Normalisation
-from compressor.training.restore import restore
 from compressor.verbs import compress, decompress, score, train
 
 Fit = Callable[..., Loop]

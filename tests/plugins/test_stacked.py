@@ -20,8 +20,8 @@ from compressor.model import Model
 from compressor.plugin import Autoencoder
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop, State
+from compressor.training.models import restore
 from compressor.training.normalisation import Normalisation
-from compressor.training.restore import restore
 from compressor.verbs import train
 
 Fit = Callable[..., Loop]

@@ -21,8 +21,8 @@ from sklearn.decomposition import PCA
 from compressor.data.images import Pixels
 from compressor.plugin import Autoencoder, Pass
 from compressor.training.loop import Loop
+from compressor.training.models import restore
 from compressor.training.normalisation import Normalisation
-from compressor.training.restore import restore
 from compressor.verbs import compress, decompress, encode, train
 
 Fit = Callable[..., Loop]

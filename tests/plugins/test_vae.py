@@ -17,9 +17,9 @@ from compressor.data.images import Pixels
 from compressor.model import Model
 from compressor.plugin import Autoencoder, Code, Pass
 from compressor.spec import ImageSpec
+from compressor.training.models import restore
 from compressor.training.normalisation import Normalisation
 from compressor.training.objective import template_loss
-from compressor.training.restore import restore
 from compressor.verbs import encode, train
 
 SPEC = ImageSpec(height=28, width=28, channels=1)

@@ -25,9 +25,9 @@ from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
 from compressor.training.discriminator import Discriminator, WithDiscriminator
 from compressor.training.loop import Loop, State
+from compressor.training.models import restore
 from compressor.training.normalisation import Normalisation
 from compressor.training.objective import template_loss
-from compressor.training.restore import restore
 from compressor.verbs import compress, decompress, score, train
 
 Fit = Callable[..., Loop]

@@ -1,0 +1,90 @@
+"""A plugin's model: a new one, one again from disk, or a new one that begins where one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..model import Model
+from ..plugin import Autoencoder
+from ..registry import find, load
+from ..spec import DataSpec, ImageSpec
+from .discriminator import WithDiscriminator
+from .rate import add_bottleneck
+from .settings import TrainingSettings
+
+# Of a bottleneck: what the settings of a training ask, and where in it a training is.
+OF_THE_TRAINING = ("log_rate", "decodes_integers")
+
+
+def make_model(
+    plugin_class: type[Autoencoder], config: Any, spec: DataSpec, training: TrainingSettings
+) -> Autoencoder:
+    """The plugin's model, with the discriminator and the bottleneck that the settings ask for.
+
+    Its spec has the size that images have once they are padded for its stride.
+    """
+    model = plugin_class(config, spec)
+    if isinstance(spec, ImageSpec) and model.stride and spec.padded(model.stride) != spec:
+        model = plugin_class(config, spec.padded(model.stride))
+    if training.discriminator:
+        model = WithDiscriminator(model)
+    if training.rate_distortion:
+        add_bottleneck(model, training)
+    return model
+
+
+def restore(path: str | Path) -> Autoencoder:
+    """The plugin with the model's config and weights (those of the graphs), in eval mode.
+
+    Raises ModelError if the model is damaged, PluginError if its plugin is not installed.
+    """
+    stored = Model.open(path)
+    manifest = stored.manifest
+    plugin = load(find(manifest.plugin.name))
+    config = plugin.Config.model_validate(manifest.config)
+    settings = TrainingSettings.model_validate(manifest.training["settings"])
+    model = make_model(plugin, config, manifest.data, settings)
+    model.load_state_dict(safetensors.torch.load(stored.read("weights.safetensors")))
+    return model.eval()
+
+
+def begin_where(model: Autoencoder, path: str | Path) -> None:
+    """Gives a new model the weights of one on disk, and its steps and prior if both have some.
+
+    Raises ConfigError if they are not of one architecture.
+    """
+    earlier = restore(path)
+    plain, own, its = _plain(model), _own(_plain(model)), _own(_plain(earlier))
+    if _shapes(own) != _shapes(its):
+        raise ConfigError(
+            f"{path} has weights of other shapes: a training begins there only with its settings "
+            "of the plugin, and with inputs of its shape; leave the plugin's settings out"
+        )
+    plain.load_state_dict(plain.state_dict() | its)
+    if model.bottleneck is None or earlier.bottleneck is None:
+        return
+    own, its = model.bottleneck.state_dict(), earlier.bottleneck.state_dict()
+    if _shapes(own) == _shapes(its):
+        kept = {name: own[name] for name in OF_THE_TRAINING}
+        model.bottleneck.load_state_dict(its | kept)
+
+
+def _plain(model: Autoencoder) -> Autoencoder:
+    return model.model if isinstance(model, WithDiscriminator) else model
+
+
+def _own(model: Autoencoder) -> dict[str, Tensor]:
+    """The plugin's weights alone."""
+    state = model.state_dict()
+    return {name: value for name, value in state.items() if not name.startswith("bottleneck.")}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
