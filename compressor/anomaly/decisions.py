@@ -40,8 +40,8 @@ def first_threshold(
         return threshold
     if not len(calibration):
         raise ConfigError(
-            "the model has no calibration scores: give --threshold, or calibrate it with normal "
-            "data (compressor calibrate MODEL DATA)"
+            "the model has no calibration scores of this kind: give --threshold, or calibrate it "
+            "with normal data (compressor calibrate MODEL DATA)"
         )
     if fdr is not None:
         if not 0 < fdr < 1:

@@ -206,7 +206,7 @@ def test_a_raw_threshold_needs_no_calibration(strange: Pixels, model: Path, tmp_
     assert bare_summary["drift"] is bare_summary["drift_limit"] is None
     without = rows_of(tmp_path / "bare.parquet")
     assert without == [row | {"p_value": None} for row in rows]
-    with pytest.raises(ConfigError, match="no calibration scores: give --threshold"):
+    with pytest.raises(ConfigError, match="no calibration scores of this kind: give --threshold"):
         score(strange, bare, tmp_path / "none.parquet")
 
 

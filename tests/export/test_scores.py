@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import scipy.ndimage
 import torch
+import torch.nn.functional as F
 from compressor.plugins.undercomplete import Undercomplete, UndercompleteConfig
 from compressor.plugins.vae import VAE
 from torch import Tensor
@@ -102,6 +103,27 @@ def test_gaussian_codes_have_kl_and_the_negative_elbo(
     np.testing.assert_allclose(found[0], kl, rtol=1e-3)
     constant = 784 * np.log(float(deviation) * np.sqrt(2 * np.pi))
     np.testing.assert_allclose(found[1] + constant, kl - seen, rtol=1e-3)
+
+
+def test_with_a_cross_entropy_the_negative_elbo_is_the_loss_without_noise(
+    fit: Callable[..., Any], clothes: Pixels
+) -> None:
+    settings = {"network": "dense", "hidden": [32], "latent": 12, "loss": "cross-entropy"}
+    model = fit(VAE, clothes[:500], 30, settings).model.eval()
+    x = Normalisation(model.spec)(torch.from_numpy(clothes[500:700]))
+    with torch.no_grad():
+        logits = model.decode(model.encode(x).mean)
+        distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        kl = model.penalty(Pass(model, x, training=True))["kl"]
+    graphs = {n: g.SerializeToString() for n, g in export_graphs(model, STEPS, 1.0).items()}
+    assert nats_of(model, x) == 1.0
+    check_parity(model, STEPS, graphs, clothes[:8], 1.0)
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(graphs["scorer"], providers=["CPUExecutionProvider"])
+    found = session.run(["kl", "elbo"], {"image": clothes[500:700]})
+    np.testing.assert_allclose(found[0].mean(), kl.mean(), rtol=1e-3)
+    np.testing.assert_allclose(found[1] - found[0], distortion.flatten(1).sum(1), rtol=1e-3)
 
 
 def test_vectors_have_no_gradients() -> None:
