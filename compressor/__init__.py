@@ -3,4 +3,4 @@
 The verbs of the command line are functions of the same names in ``compressor.verbs``.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from .metrics import Figures, Scores, auroc, with_pixels
 from .pictures import enlarged, resized
 from .tasks import NORMALS_ONLY, UNSUPERVISED, Sample, Task
 
-JUDGED = ("auto", "l2")  # the first that a model has: a choice that sees no label
+JUDGED = "auto"  # a choice that sees no label
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,16 @@ def _measured(task: Task, row: Row, seconds: float, model: Path) -> Figures:
                 resume=True,
             )
     trained = time.process_time()
-    scores: dict[str, Scores] = {}
-    for name in verbs.inspect(model)["scores"]:
-        scores[name] = scored(test, model, name)
-        if len(scores) == 1:
-            once = time.process_time()
-    training = verbs.inspect(model)["training"]
+    told = verbs.inspect(model)
+    scored(test, model, ["l2"])
+    once = time.process_time()
+    names = [scorer["name"] for scorer in told["scorers"]]
+    scores = scored(test, model, [*names, "ensemble"])
+    scores["auto"] = scores[max(told["separability"], key=told["separability"].__getitem__)]
+    training = told["training"]
     figures = Figures(
         auroc={name: auroc(sample.strange, found) for name, found in scores.items()},
-        scorer=next(name for name in JUDGED if name in scores),
+        scorer=JUDGED,
         images=len(test),
         train_seconds=trained - started,
         score_seconds=once - trained,
@@ -96,12 +97,14 @@ def _measured(task: Task, row: Row, seconds: float, model: Path) -> Figures:
     return with_pixels(figures, sample, _maps(sample, test, model))
 
 
-def scored(test: Any, model: Path, scorer: str) -> Scores:
-    """Raw scores in the order of the rows, as ``score`` writes them."""
+def scored(test: Any, model: Path, names: Sequence[str]) -> dict[str, Scores]:
+    """Raw scores in the order of the rows, as ``score`` writes them: the first is its ``score``."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "results.parquet"
-        verbs.score(test, model, output, scorer=scorer, threshold=0.0, device="cpu")
-        return np.asarray(pq.read_table(output)["score"].to_numpy())
+        verbs.score(test, model, output, scorer=names, threshold=0.0, device="cpu")
+        table = pq.read_table(output)
+    first, *others = names
+    return {first: table["score"].to_numpy(), **{n: table[n].to_numpy() for n in others}}
 
 
 def _maps(sample: Sample, test: Any, model: Path) -> Scores:
