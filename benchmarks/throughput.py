@@ -9,14 +9,15 @@ verb decompress from that archive to an .npy file, the shuffled stream of compre
 it, and loops of nothing but ``session.run`` over the same graphs and images, already in memory, in
 the batches that the engine uses. The loops run in ONNX Runtime's default setting (one caller,
 operators on all cores) and in the engine's (a thread a core, each with its own batches). "Bare" is
-the faster of the two, and the time of a hyperprior's networks, on all cores, added to it. Ratios
-are within a round.
+the faster of the two, and the time of the same loop over a hyperprior's two networks, with a thread
+a core, added to it. Ratios are within a round.
 
 Then the entropy coder alone on the model's codes, one core, in millions of symbols a second; what a
-hyperprior's networks say is known beforehand. What other codecs take for mosaic sheets of the same
-images, one core (WebP method 6, AVIF speed 4, JPEG-XL effort 7). And, with the Python of an
-environment that has CompressAI (benchmarks/compression.py says how to make one), compress() and
-decompress() of its entropy bottleneck around the model's own networks, on all cores.
+hyperprior's networks say is known beforehand. Bare is constriction, which codes them, with symbols
+that are looked up and sorted already: its calls and nothing else. What other codecs take for mosaic
+sheets of the same images, one core (WebP method 6, AVIF speed 4, JPEG-XL effort 7). And, with the
+Python of an environment that has CompressAI (benchmarks/compression.py says how to make one),
+compress() and decompress() of its entropy bottleneck around the model's own networks, on all cores.
 
 With --memory: the peak memory of compress and decompress for ten thousand and for a million images,
 each in a process of its own.
@@ -34,10 +35,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import constriction
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -49,11 +50,14 @@ from compressor.engine.pipeline import worker_count
 from compressor.engine.providers import choose_device
 from compressor.entropy import coder
 from compressor.entropy.hyperprior import HyperTables, Networks
-from compressor.entropy.tables import Codes
+from compressor.entropy.networks import DECODER, ENCODER
+from compressor.entropy.tables import Codes, Tables
 from compressor.model import Model
 from compressor.report.rivals import CODECS, Codec, mosaic
 from compressor.spec import size_of
 
+HYPER_BATCH = 64  # images, as the verbs have them where they are of 28x28
+HYPER = ("hyperprior's encoder", "hyperprior's decoder")
 SAMPLE = Path(__file__).parent.parent / "examples" / "data" / "fashion_mnist.npz"
 
 
@@ -111,8 +115,8 @@ def run(model: Path | None, count: int, rounds: int, compressai: Path | None, fo
         note("decoder, ORT default", default_loop(opened, "decoder", codes))
         note("decoder, thread a core", parallel_loop(opened, "decoder", codes))
         if isinstance(opened.prior, HyperTables):
-            note("hyperprior's encoder", hyper_loop(opened.prior, codes, decoding=False))
-            note("hyperprior's decoder", hyper_loop(opened.prior, codes, decoding=True))
+            for name, loop in zip(HYPER, hyper_loops(opened, codes), strict=True):
+                note(name, loop)
         for name, job, amount in [*entropy_jobs(opened, codes), *rival_jobs(images)]:
             note(name, job, amount)
         if compressai is not None:
@@ -125,10 +129,12 @@ def run(model: Path | None, count: int, rounds: int, compressai: Path | None, fo
         print(line(name, values, unit))
     pairs = zip(measured["stream"], measured["decompress"], strict=True)
     print(line("stream / decompress", [stream / verb for stream, verb in pairs], "{:.2f}"))
-    hyper = ["hyperprior's encoder", "hyperprior's decoder"]
+    for way in ("entropy encoder", "entropy decoder"):
+        pairs = zip(measured[way], measured[f"{way}, bare"], strict=True)
+        print(line(f"{way} / bare", [ours / bare for ours, bare in pairs], "{:.2f}"))
     for verb, graph, further in (
-        ("compress", "encoder", hyper),
-        ("decompress", "decoder", hyper[1:]),
+        ("compress", "encoder", HYPER),
+        ("decompress", "decoder", HYPER[1:]),
     ):
         ratios = []
         for turn, ours in enumerate(measured[verb]):
@@ -198,7 +204,34 @@ def entropy_jobs(model: Model, codes: npt.NDArray[Any]) -> list[Job]:
         for block, payload in in_turn():
             coder.decode(payload, len(block), block.shape[1:], prior)
 
-    return [("entropy encoder", encode, millions), ("entropy decoder", decode, millions)]
+    calls = [list(coder_calls(block, prior)) for block, _ in in_turn()]
+    words = [np.frombuffer(payload, np.uint32) for payload in payloads]
+
+    def encode_bare() -> None:
+        for block in calls:
+            ans = constriction.stream.stack.AnsCoder()
+            for table, symbols in reversed(block):
+                ans.encode_reverse(symbols, table)
+
+    def decode_bare() -> None:
+        for block, payload in zip(calls, words, strict=True):
+            ans = constriction.stream.stack.AnsCoder(payload)
+            for table, symbols in block:
+                ans.decode(table, len(symbols))
+
+    return [
+        ("entropy encoder", encode, millions),
+        ("entropy encoder, bare", encode_bare, millions),
+        ("entropy decoder", decode, millions),
+        ("entropy decoder, bare", decode_bare, millions),
+    ]
+
+
+def coder_calls(block: Codes, prior: Tables) -> Iterator[tuple[Any, Codes]]:
+    """A table and the symbols that it codes, in the order of decoding."""
+    for _, runs, symbols, _ in prior.coded(block):
+        pieces = np.split(symbols, np.cumsum(runs.lengths)[:-1])
+        yield from zip((prior.entropy_models[n] for n in runs.tables), pieces, strict=True)
 
 
 def rival_jobs(images: npt.NDArray[Any]) -> list[Job]:
@@ -250,21 +283,17 @@ def line(name: str, values: list[float], form: str) -> str:
     return f"{name:<26} {middle:>9}  ({low} to {high})"
 
 
-def hyper_loop(prior: HyperTables, codes: Codes, decoding: bool) -> Callable[[], None]:
-    """One of a hyperprior's two networks, in blocks of 256, a thread a core."""
-    blocks = [codes[start : start + 256].astype(np.float32) for start in range(0, len(codes), 256)]
-    run: Callable[[Any], Any] = prior.networks.side
-    if decoding:
-        sides = [prior.networks.side(block) for block in blocks]
-        ones = [np.ones_like(side[:, :1]) for side in sides]
-        blocks = [np.concatenate(pair, 1) for pair in zip(sides, ones, strict=True)]
-        run = partial(prior.networks.expected, height=codes.shape[2], width=codes.shape[3])
-
-    def loop() -> None:
-        with ThreadPoolExecutor(worker_count()) as pool:
-            deque(pool.map(run, blocks), 0)
-
-    return loop
+def hyper_loops(model: Model, codes: Codes) -> list[Callable[[], None]]:
+    """Of a hyperprior's two networks, a thread a core."""
+    encoder, decoder = (
+        choose_device("cpu").session(model.read(name)) for name in (ENCODER, DECODER)
+    )
+    values = [
+        codes[at : at + HYPER_BATCH].astype(np.float32) for at in range(0, len(codes), HYPER_BATCH)
+    ]
+    sides = [encoder.run(None, {encoder.get_inputs()[0].name: piece})[0] for piece in values]
+    known = [np.concatenate([side, np.ones_like(side[:, :1])], 1) for side in sides]
+    return [threads_loop(encoder, values), threads_loop(decoder, known)]
 
 
 def compressai_speed(
@@ -321,13 +350,18 @@ def default_loop(model: Model, graph: str, array: npt.NDArray[Any]) -> Callable[
 
 def parallel_loop(model: Model, graph: str, array: npt.NDArray[Any]) -> Callable[[], None]:
     session = choose_device("cpu").session(model.read(f"{graph}.onnx"))
-    name, pieces = session.get_inputs()[0].name, batches(model, array)
+    return threads_loop(session, batches(model, array))
+
+
+def threads_loop(
+    session: ort.InferenceSession, pieces: Sequence[npt.NDArray[Any]]
+) -> Callable[[], None]:
+    name = session.get_inputs()[0].name
     session.run(None, {name: pieces[0]})
 
     def loop() -> None:
         with ThreadPoolExecutor(worker_count()) as pool:
-            for _ in pool.map(lambda piece: session.run(None, {name: piece}), pieces):
-                pass
+            deque(pool.map(lambda piece: session.run(None, {name: piece}), pieces), 0)
 
     return loop
 

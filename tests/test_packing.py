@@ -44,6 +44,13 @@ def test_the_axis_that_has_the_powers_of_two_is_found(axis: int) -> None:
     assert len(pack(content)) < integers.size * 4.2 / 8 + 400
 
 
+def test_little_content_takes_little_memory() -> None:
+    packed = pack(bytes(range(256)) * 40)
+    (length, *_) = HEADER.unpack_from(packed)
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 18)
+    assert len(unpacker.decompress(packed[HEADER.size :][:length])) == 10240
+
+
 @given(st.binary(max_size=300))
 def test_any_content_comes_back(content: bytes) -> None:
     assert unpack(pack(content), len(content)) == content

@@ -118,7 +118,7 @@ def pack(codes: Codes, height: int, width: int, prior: Tables) -> tuple[bytes, f
     """
     if codes.size > MAX_ELEMENTS:
         raise DataError(f"images of {height}x{width} have too large a code for an archive")
-    stages = list(prior.stages(codes))  # once for both: networks make those of a hyperprior
+    stages = prior.coded(codes)  # once for both
     payload = coder.encode_stages(stages, prior)
     header = Header(
         codec=MODEL,

@@ -123,7 +123,9 @@ class _NpySink:
                     f"{name} is {image.shape}, the images before it are {self._shape}, and an .npy "
                     "has images of one size; write to a folder or a .parquet file instead"
                 )
-            self._file.append(image.reshape(1, *self._row_shape))
+        if self._file is not None and pixels:
+            rows = np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
+            self._file.append(rows.reshape(len(pixels), *self._row_shape))
 
     def finish(self) -> None:
         if self._file is None and self._vectors:

@@ -6,12 +6,13 @@ FORMAT.md beside the archive's reader states the decoder in integers alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import constriction
 import numpy as np
 
 from ..errors import ArchiveError
-from .tables import Codes, Integers, Stage, Tables
+from .tables import Coded, Codes, Integers, Runs, Stage, Tables
 
 _WORD = 4  # bytes
 _HALF = constriction.stream.model.Uniform(1 << 16)  # of an escaped integer
@@ -22,22 +23,17 @@ def encode(codes: Codes, prior: Tables) -> bytes:
 
     Raises ModelError if the prior has no tables for ``shape``.
     """
-    return encode_stages(list(prior.stages(codes)), prior)
+    return encode_stages(prior.coded(codes), prior)
 
 
-def encode_stages(stages: Sequence[Stage], prior: Tables) -> bytes:
-    """The payload of codes of which the prior made all ``stages``."""
+def encode_stages(stages: Sequence[Coded], prior: Tables) -> bytes:
+    """The payload of codes of which all ``stages`` are given."""
     coder = constriction.stream.stack.AnsCoder()
-    models = prior.entropy_models
     # The coder is a stack: what is to come out last goes in first.
-    for stage in reversed(stages):
-        symbols = prior.symbols(stage)
-        escaped = stage.columns[prior.escaped(stage, symbols)]
-        coder.encode_reverse(_halves(escaped), _HALF)
-        order, runs = _in_runs(stage)
-        flat = symbols.ravel() if order is None else symbols.ravel()[order]
-        for table, start, stop in reversed(runs):
-            coder.encode_reverse(flat[start:stop], models[table])
+    for stage, runs, symbols, escaped in reversed(stages):
+        coder.encode_reverse(_halves(stage.columns[_places(escaped, stage)]), _HALF)
+        for model, start, stop in reversed(_calls(runs, prior)):
+            coder.encode_reverse(symbols[start:stop], model)
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
@@ -56,37 +52,33 @@ def decode(payload: bytes, count: int, shape: tuple[int, ...], prior: Tables) ->
         coder = constriction.stream.stack.AnsCoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     except ValueError as error:
         raise ArchiveError("the entropy-coded payload ends in a zero word") from error
-    models = prior.entropy_models
     for stage in stages:
-        order, runs = _in_runs(stage)
-        decoded = [coder.decode(models[table], stop - start) for table, start, stop in runs]
-        flat = np.concatenate([np.empty(0, np.int32), *decoded])
-        if order is not None:
-            flat[order] = flat.copy()
-        symbols = flat.reshape(len(stage.tables), count)
-        columns = symbols + stage.shift + prior.lows[stage.table_columns]
-        escaped = prior.escaped(stage, symbols)
-        columns[escaped] = _join(coder.decode(_HALF, 2 * int(np.count_nonzero(escaped))))
-        stage.values[...] = columns.T.reshape(stage.values.shape)
+        runs = Runs.of(stage)
+        decoded = [coder.decode(model, stop - start) for model, start, stop in _calls(runs, prior)]
+        values = np.concatenate([np.empty(0, np.int32), *decoded])
+        escaped = runs.places(np.flatnonzero(values == runs.spread(prior.escape)))
+        values += runs.spread(prior.lows)
+        if runs.order is not None:
+            values[runs.order] = values.copy()
+        columns = stage.columns  # what is put there is in the codes
+        np.add(values.reshape(columns.shape), stage.shift, out=columns)
+        columns[_places(escaped, stage)] = _join(coder.decode(_HALF, 2 * len(escaped)))
     if not coder.is_empty():
         raise ArchiveError("the entropy-coded payload is longer than its codes")
     return codes
 
 
-def _in_runs(stage: Stage) -> tuple[Integers | None, list[tuple[int, int, int]]]:
-    """The order in which a stage's symbols come, None if as they are; and (table, start, stop) of
-    neighbours that use one table: each call of the coder costs time."""
-    tables, images = stage.tables, len(stage.values)
-    order = None
-    if tables.ndim == 2:
-        # 16 bits are sorted by radix
-        order, images = np.argsort(tables.ravel().astype(np.uint16), kind="stable"), 1
-        tables = tables.ravel()[order]
-    if not tables.size or not images:
-        return order, []
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(tables)) + 1])
-    stops = [*(starts[1:] * images).tolist(), len(tables) * images]
-    return order, list(zip(tables[starts].tolist(), (starts * images).tolist(), stops, strict=True))
+def _calls(runs: Runs, prior: Tables) -> list[tuple[Any, int, int]]:
+    """Of each run the table, as constriction has it, and where its symbols start and stop."""
+    models, stops = prior.entropy_models, np.cumsum(runs.lengths)
+    starts = stops - runs.lengths
+    places = zip(runs.tables.tolist(), starts.tolist(), stops.tolist(), strict=True)
+    return [(models[table], start, stop) for table, start, stop in places]
+
+
+def _places(flat: Integers, stage: Stage) -> tuple[Integers, Integers]:
+    """Elements and codes, for places in (K, N)."""
+    return np.divmod(flat, max(1, len(stage.values)))
 
 
 def _halves(integers: Codes) -> Codes:

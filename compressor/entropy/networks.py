@@ -11,7 +11,8 @@ import onnxruntime as ort
 
 from ..errors import ModelError
 
-POSITIONS = 2**17  # of codes, at once
+POSITIONS = 2**17  # of a large code, at once
+IN_CACHES = 2**12  # of several small ones: what comes of these is read again soon
 LARGEST = 2**24  # float32 counts integers without gaps up to here
 ENCODER, DECODER = "hyper_encoder.onnx", "hyper_decoder.onnx"
 Floats = npt.NDArray[np.float32]
@@ -79,7 +80,7 @@ class OnnxNetworks:
         Each piece is given a row more of v above and below, as far as the networks see.
         """
         rows = max(1, POSITIONS // (self._reach**2 * max(1, width)))
-        images = max(1, rows // max(1, height))
+        images = max(1, IN_CACHES // (self._reach**2 * max(1, height * width)))
         for start in range(0, count, images):
             for top in range(0, height, rows):
                 yield slice(start, start + images), top, min(height, top + rows)
@@ -91,7 +92,8 @@ class OnnxNetworks:
             (answer,) = session.run(None, {given.name: values})
         except Exception as error:  # see above
             raise ModelError(f"{name} cannot be run: {str(error).strip()[:200]}") from error
-        if not (np.abs(answer) <= LARGEST).all() or not np.array_equal(answer, np.floor(answer)):
+        whole = np.array_equal(answer, np.floor(answer))
+        if not whole or np.abs(answer).max(initial=0) > LARGEST:
             raise ModelError(f"{name} gives what are no integers; take a good copy of the model")
         return np.asarray(answer, np.float32)
 

@@ -163,15 +163,19 @@ def test_a_channel_that_never_changes_takes_nothing_from_the_others() -> None:
     assert (weight == 0).float().mean() < 0.1
 
 
-def test_pieces_give_what_the_whole_gives(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("bound", "positions", "pieces"), [("POSITIONS", 500, 4), ("IN_CACHES", 2000, 3)]
+)
+def test_pieces_give_what_the_whole_gives(monkeypatch, bound, positions, pieces) -> None:
+    monkeypatch.setattr("compressor.entropy.networks.IN_CACHES", 2**17)
     bottleneck = untrained((8, 7, 7))
     networks = networks_of(bottleneck, files_of(bottleneck))
     codes = np.random.default_rng(0).integers(-9, 10, (3, 8, 45, 30)).astype(np.float32)
     side = networks.side(codes)
     known = np.concatenate([side, np.ones_like(side[:, :1])], 1)
     expected = networks.expected(known, 45, 30)
-    monkeypatch.setattr("compressor.entropy.networks.POSITIONS", 500)
-    assert len(list(networks._pieces(3, 12, 8))) == 12
+    monkeypatch.setattr(f"compressor.entropy.networks.{bound}", positions)
+    assert len(list(networks._pieces(3, 12, 8))) == pieces
     assert np.mean(networks.side(codes) != side) < 0.01  # in floating point
     assert np.array_equal(networks.expected(known, 45, 30), expected)
 
@@ -234,6 +238,15 @@ def test_a_block_and_its_ideal_bits_take_one_run_of_each_network(trained, test_c
     assert runs == ["side", "expected"]
     assert frame[HEADER_SIZE:] == encode(codes, prior)
     assert bits == prior.ideal_bits(codes)
+
+
+def test_the_bits_of_each_code_are_those_it_has_alone(trained, test_codes) -> None:
+    prior, codes = trained[1], test_codes[:40].copy()
+    codes[7, 3, 2, 2] = 90_000  # escapes
+    each = prior.bits_of_each(codes)
+    assert each[7] == pytest.approx(prior.ideal_bits(codes[7:8]))
+    assert each[8] == pytest.approx(prior.ideal_bits(codes[8:9]))
+    assert each.sum() == pytest.approx(prior.ideal_bits(codes))
 
 
 def test_decoding_asks_for_the_decoder_alone(trained, test_codes) -> None:
@@ -309,6 +322,16 @@ def test_more_side_information_than_there_can_be_is_refused(trained) -> None:
     first = Prior.learn(np.zeros((4, 9, 2, 2), np.int32))
     larger = HyperTables(8, first, prior.own.tables, prior.chosen, prior.networks)
     assert refused(larger.to_bytes(), files)
+
+
+def test_more_tables_than_can_be_chosen_are_refused(trained) -> None:
+    _, prior, files = trained
+    tables = [*prior.own.tables, *prior.own.tables[:1] * 256][:257]
+    assert refused(
+        HyperTables(8, prior.first, tables, prior.chosen, prior.networks).to_bytes(), files
+    )
+    fewer = HyperTables(8, prior.first, tables[:256], prior.chosen, prior.networks)
+    assert not refused(fewer.to_bytes(), files)
 
 
 def test_another_models_networks_are_refused(trained, test_codes) -> None:
