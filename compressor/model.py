@@ -3,7 +3,7 @@
 manifest.json        what it is: format version, plugin, specs, graphs, SHA-256 of every file
 manifest.sha256      the manifest's own hash, as sha256sum writes it
 encoder.onnx         image -> code
-decoder.onnx         code -> image
+decoder.onnx         code -> image; not where features are rebuilt in place of pixels
 scorer.onnx          image -> one output per score, and error_map
 further.onnx         image -> scores that cost more, and hidden_differences, for distances
 scores.npz           where normal codes lie, for distances to them (anomaly/normals.py)
@@ -161,6 +161,8 @@ class Model:
         """A file's content, decompressed and checked against its SHA-256; or ModelError."""
         entry = self.manifest.files.get(name)
         if entry is None:
+            if name == "decoder.onnx":
+                self.refuse_without_decoder()
             raise ModelError(f"{self.location} has no {name}")
         content = self._stored(name, entry.size)
         if content is None:
@@ -186,6 +188,19 @@ class Model:
             return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed, size + 1)
         except (lzma.LZMAError, EOFError):
             return b""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether codes can be turned back: not where the model rebuilds features."""
+        return "decoder.onnx" in self.manifest.files
+
+    def refuse_without_decoder(self) -> None:
+        """Raises ModelError if the model does not decode."""
+        if not self.decodes:
+            raise ModelError(
+                f"{self.location} rebuilds features of images and no pixels: it scores and "
+                "encodes, but does not compress or decode; train another plugin for that"
+            )
 
     @cached_property
     def prior(self) -> Tables:
@@ -228,7 +243,8 @@ class Model:
         return np.sort(self.calibration_columns().get(score, np.empty(0)))
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays ``image`` (or ``vector``), ``code``, ``reconstruction``, scores, ``error_map``."""
+        """Arrays ``image`` (or ``vector``), ``code``, scores, ``error_map``, and, of a model that
+        decodes, ``reconstruction``."""
         import numpy as np
 
         with np.load(io.BytesIO(self.read("golden.npz")), allow_pickle=False) as arrays:

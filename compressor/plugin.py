@@ -115,14 +115,19 @@ class Pass:
         return self.model.decode(self.z)
 
     @cached_property
+    def target(self) -> Tensor:
+        """What is rebuilt: x, or features of it."""
+        return self.model.target(self)
+
+    @cached_property
     def pixels(self) -> Tensor:
-        """x^, like x, unclipped."""
+        """x^, like the target, unclipped."""
         return LIKELIHOODS[self.model.likelihood].pixels(self.out)
 
     @cached_property
     def distortion(self) -> Tensor:
-        """J(x, x^), (N,): the likelihood's loss summed over an input's elements."""
-        losses = LIKELIHOODS[self.model.likelihood].distortion(self.x, self.out)
+        """J(target, x^), (N,): the likelihood's loss summed over the target's elements."""
+        losses = LIKELIHOODS[self.model.likelihood].distortion(self.target, self.out)
         return losses.flatten(1).sum(1)
 
 
@@ -172,6 +177,7 @@ class Autoencoder(nn.Module):
     likelihood: str = "square"  # how decode's output becomes pixels: likelihood.py
     stride: int | None = None  # of a fully convolutional pair; None for one fixed input size
     generative: bool = False  # whether z ~ N(0, I) decodes to samples
+    rebuilds_features: bool = False  # of images, in place of pixels: a detector alone, no codec
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -184,8 +190,15 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
-        """g: z to the shape of x, before the likelihood's output function."""
+        """g: z to the shape of the target, before the likelihood's output function."""
         raise NotImplementedError
+
+    def target(self, passed: Pass) -> Tensor:
+        """What g(f(x~)) is to be like: x, or, where rebuilds_features, (N, C', h, w) of the image.
+
+        Of the clean input, passed.x; no gradient should reach what it is made with.
+        """
+        return passed.x
 
     def corrupt(self, x: Tensor) -> Tensor:
         """What the encoder sees in training; random numbers from torch's global generator."""

@@ -70,8 +70,10 @@ def _strangest(job: Job, scoring: Scoring, found: Tally, threshold: float) -> It
     scores = {number: score for score, number in found.strangest}
     for number, name, pixels in _read_again(job.source, job.model.spec, sorted(scores)):
         answers = job.engine.score(pixels)
-        codes = job.engine.encode(pixels)
-        (reconstruction,) = job.engine.decode(codes, *size_of(pixels.shape[1:]))
+        reconstruction = None
+        if job.model.decodes:
+            codes = job.engine.encode(pixels)
+            (reconstruction,) = job.engine.decode(codes, *size_of(pixels.shape[1:]))
         score, p_value = scores[number], None
         if len(scoring.calibration):
             p_value = float(p_values(scoring.calibration, np.array([score]))[0])

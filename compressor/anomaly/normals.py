@@ -3,7 +3,7 @@
 scores.npz, written without pickle, has float32 arrays, beside ``grid`` and ``elements``:
 
 code_mean (K,), code_factor (K (K + 1) / 2,)    of the features of training codes
-nap_mean (D,), nap_factor (D (D + 1) / 2,)      of hidden_differences of training inputs
+nap_mean (D,), nap_factor (D (D + 1) / 2,)      of hidden_differences of training inputs, if any
 neighbours (M, K)                               features of training codes, as they are
 grid () int64                                   codes (C, h, w) are averaged to (C, grid, grid)
 elements (K,) int64                             which of the flattened numbers are features
@@ -120,10 +120,10 @@ class Normals:
     features: Features
     codes: Gaussian
     neighbours: npt.NDArray[np.float32]
-    hidden: Gaussian
+    hidden: Gaussian | None
 
     @classmethod
-    def learn(cls, codes: npt.NDArray[np.int32], differences: Floats, seed: int) -> Normals:
+    def learn(cls, codes: npt.NDArray[np.int32], differences: Floats | None, seed: int) -> Normals:
         """From training inputs: codes int32 (n, *shape), hidden_differences (m, D)."""
         features = Features.learn(codes[:: -(-len(codes) // LEARNED_FROM)])
         vectors = features.of(codes[:: -(-len(codes) // LEARNED_FROM)])
@@ -133,7 +133,7 @@ class Normals:
             features,
             Gaussian.learn(vectors),
             features.of(codes[np.sort(drawn)]).astype(np.float32),
-            Gaussian.learn(differences),
+            None if differences is None else Gaussian.learn(differences),
         )
 
     def mahalanobis(self, codes: npt.NDArray[np.int32]) -> Vectors:
@@ -160,6 +160,8 @@ class Normals:
             "neighbours": self.neighbours,
         }
         for name, gaussian in (("code", self.codes), ("nap", self.hidden)):
+            if gaussian is None:
+                continue
             triangle = gaussian.factor[np.tril_indices(len(gaussian.mean))]
             arrays[f"{name}_mean"] = gaussian.mean.astype(np.float32)
             arrays[f"{name}_factor"] = triangle.astype(np.float32)
@@ -181,7 +183,7 @@ class Normals:
     @classmethod
     def _read(cls, arrays: dict[str, npt.NDArray[Any]]) -> Normals:
         gaussians = []
-        for name in ("code", "nap"):
+        for name in ("code", "nap") if "nap_mean" in arrays else ("code",):
             mean = arrays[f"{name}_mean"].astype(np.float64)
             (size,) = mean.shape
             factor = np.zeros((size, size))
@@ -191,6 +193,7 @@ class Normals:
         neighbours = arrays["neighbours"].astype(np.float32)
         if neighbours.ndim != 2 or neighbours.shape[1:] != features.elements.shape:
             raise ValueError("its arrays do not fit together")
-        if features.elements.shape != gaussians[0].mean.shape or features.grid < 0:
+        codes, *hidden = gaussians
+        if features.elements.shape != codes.mean.shape or features.grid < 0:
             raise ValueError("its arrays do not fit together")
-        return cls(features, gaussians[0], neighbours, gaussians[1])
+        return cls(features, codes, neighbours, *(hidden or [None]))

@@ -88,7 +88,8 @@ def scorers(model: Scored) -> dict[str, Scorer]:
     found |= {name: partial(_of_further, name=name) for name in model.further_scores}
     if NAME in model.files:
         normals = Normals.from_bytes(model.read(NAME))
-        found["nap"] = lambda seen: normals.hidden.distances(seen.further["hidden_differences"])
+        if (hidden := normals.hidden) is not None:
+            found["nap"] = lambda seen: hidden.distances(seen.further["hidden_differences"])
         found["mahalanobis"] = lambda seen: normals.mahalanobis(seen.codes)
         found["knn"] = lambda seen: normals.knn(seen.codes)
     if "prior.bin" not in model.files:

@@ -87,6 +87,7 @@ def compress(
     store = None if min_psnr is None else Fallback(fallback or FALLBACKS[0], min_psnr)
     measure = measure or compare or table is not None
     job = Job("compress", data, model, device)
+    job.model.refuse_without_decoder()
     spec = job.model.spec
     if isinstance(spec, VectorSpec):
         for option, given in (

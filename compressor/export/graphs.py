@@ -102,6 +102,8 @@ def export_graphs(
 
     nats: of a unit of distortion, for the -ELBO of Gaussian codes (scores.py).
 
+    Neither decoder nor further is there where features are rebuilt: both make pixels again.
+
     Raises ExportError if a graph cannot be exported or would not run everywhere.
     """
     model.eval()
@@ -129,12 +131,17 @@ def export_graphs(
     taken = {str(spec.kind): data_axes}
     coded = {"code": ["N", *code_axes]}
     scored = {**{name: ["N"] for name in scores}, "error_map": data_axes[:3]}
-    every = EveryScorer(Scorer(model, nats))
+    scorer = Scorer(model, nats)
+    graphs = {"encoder": _export("encoder", encoder, data, data_dims, taken, coded)}
+    if model.rebuilds_features:
+        graphs["scorer"] = _export("scorer", scorer, data, data_dims, taken, scored)
+        return graphs
+    decoder, every = Decoder(model, steps), EveryScorer(scorer)
     further = {name: ["N"] for name in every.further.names} | {"hidden_differences": ["N", "K"]}
     both = _export("scorer", every, data, data_dims, taken, {**scored, **further})
     return {
-        "encoder": _export("encoder", encoder, data, data_dims, taken, coded),
-        "decoder": _export("decoder", Decoder(model, steps), code, code_dims, coded, taken),
+        **graphs,
+        "decoder": _export("decoder", decoder, code, code_dims, coded, taken),
         "scorer": _part(both, taken, scored),
         "further": _part(both, taken, further),
     }

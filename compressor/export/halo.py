@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
+from .scores import error_map
 
 FIELDS = (8, 32)  # code elements on each side of the spoilt one: the larger only if it is needed
 
@@ -29,16 +30,13 @@ def measure_halo(model: Autoencoder) -> int | None:
     if stride is None or not isinstance(spec, ImageSpec):
         return None
 
-    def error(x: Tensor) -> Tensor:
-        passed = Pass(model, x)
-        return passed.x - passed.pixels
-
     code = model.encode(torch.zeros(1, spec.channels, 2 * stride, 2 * stride)).mean
     found = [
         _reach(lambda x: model.encode(x).mean, spec.channels, stride, 1),
-        _reach(model.decode, code.shape[1], 1, stride),
-        _reach(error, spec.channels, stride, stride),
+        _reach(lambda x: error_map(Pass(model, x))[:, None], spec.channels, stride, stride),
     ]
+    if not model.rebuilds_features:
+        found.append(_reach(model.decode, code.shape[1], 1, stride))
     return None if None in found else max(reach for reach in found if reach is not None)
 
 

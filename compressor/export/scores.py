@@ -3,7 +3,8 @@
 x^ = g(f(x)), from the code before rounding and the output before clipping. Scores are raw,
 unclamped, float32 (N,), higher is stranger:
 
-l2, l1     the mean of (x - x^)^2 and of |x - x^| over the elements of x
+l2, l1     the mean of (x - x^)^2 and of |x - x^| over the elements of x, or of the features of x
+           that are rebuilt in its place
 gradient   of images: 1 - the similarity of the gradients' magnitudes in x and in x^, a mean over
            pixels and three scales (Xue et al. 2014, eq. 4; over scales: Zavrtanik et al. 2021)
 kl, elbo   where codes are Gaussian and no rate was asked: KL(q(z | x) || N(0, I)), and -ELBO
@@ -13,7 +14,8 @@ hidden     sum_i |h_i(x) - h_i(x^)|^2 over f's layers, the code's included (Kim 
            without its layer 0, which is x; of convolutions a mean over positions)
 
 The plugin's own come behind. gradient and hidden, which runs f twice, cost more than the others
-together: they are a graph of their own, for jobs that ask for them.
+together: they are a graph of their own, for jobs that ask for them. Both take x^ for an image, and
+where features are rebuilt there are none of them.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ class GradientError(nn.Module):
 class Scorer(nn.Module):
     """data (N, *spec.shape) -> each score (N,), then error_map (N, H, W) or (N, D).
 
-    error_map is l2's, a mean over an image's channels alone. nats: of a unit of distortion, where
+    error_map is l2's, a mean over an image's channels alone, and of features brought to the image's
+    size. nats: of a unit of distortion, where
     codes are Gaussian; see ``nats_of``.
     """
 
@@ -77,7 +80,7 @@ class Scorer(nn.Module):
 
     def named(self, passed: Pass) -> dict[str, Tensor]:
         """The scores by name, without error_map; raises ExportError if two share one."""
-        difference = passed.x - passed.pixels
+        difference = passed.target - passed.pixels
         scores = {"l2": per_input(difference.square()), "l1": per_input(difference.abs())}
         if self.nats is not None and passed.code.scale is not None:
             variance = passed.code.scale.square()
@@ -94,7 +97,7 @@ class Scorer(nn.Module):
         """The likelihood's, (N,); cross-entropy in operators that run everywhere."""
         if self.model.likelihood != "cross-entropy":
             return passed.distortion
-        x, out = passed.x, passed.out
+        x, out = passed.target, passed.out
         # log(1 + e^out) - x out; softplus is exported as a comparison
         losses = F.relu(out) - x * out + (1 + (out.abs() * -1.0).exp()).log()
         return losses.flatten(1).sum(1)
@@ -104,9 +107,18 @@ class Scorer(nn.Module):
 
     def of(self, passed: Pass) -> tuple[Tensor, ...]:
         """What forward gives."""
-        error = (passed.x - passed.pixels).square()
-        error_map = error.mean(1) if error.ndim == 4 else error
-        return *self.named(passed).values(), error_map
+        return *self.named(passed).values(), error_map(passed)
+
+
+def error_map(passed: Pass) -> Tensor:
+    """The squared error, a mean over an image's channels: (N, H, W), or (N, D) of vectors."""
+    error = (passed.target - passed.pixels).square()
+    if error.ndim == 2:
+        return error
+    error = error.mean(1, keepdim=True)
+    if passed.model.rebuilds_features:
+        error = F.interpolate(error, passed.x.shape[2:], mode="bilinear")
+    return error[:, 0]
 
 
 class FurtherScorer(nn.Module):

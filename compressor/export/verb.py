@@ -22,6 +22,8 @@ EXPORTED = (
     "golden.npz",
     "MODEL_CARD.md",
 )
+# What models may lack: those that rebuild features, and the second those made before 0.4.0, too
+LACKING = ("decoder.onnx", "further.onnx")
 
 
 def export(
@@ -32,6 +34,8 @@ def export(
     force: bool = False,
 ) -> dict[str, Any]:
     """Writes the ONNX graphs, golden.npz and the card to a folder.
+
+    A model that rebuilds features has neither decoder.onnx nor further.onnx.
 
     ``precision`` float16 stores weights in half the bytes and casts them back to float32 inside
     the graph, where they are exact (tract does not read such graphs). Gives output and the sizes
@@ -44,8 +48,8 @@ def export(
     sizes = {}
     with merging_folder(output, force) as folder:
         for name in EXPORTED:
-            if name == "further.onnx" and name not in opened.files:
-                continue  # of a model made before 0.4.0
+            if name in LACKING and name not in opened.files:
+                continue
             content = opened.read(name)
             if name.endswith(".onnx") and precision == "float16":
                 content = _store_float16(content)

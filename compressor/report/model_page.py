@@ -67,7 +67,7 @@ class Sample:
 
     rows: Rows
     codes: Codes
-    rebuilt: Rows
+    rebuilt: Rows | None  # where the model decodes
     errors: Numbers
 
 
@@ -82,7 +82,7 @@ def report(
     """Writes a self-contained HTML page about ``model``, with inputs from ``data``.
 
     At most 2,000 inputs are looked at, from evenly spaced places. Gives report, images, unreadable,
-    psnr (mse of standardised values for vectors), seconds, device. Raises CompressorError.
+    psnr (mse of standardised values for vectors, or of features), seconds, device. Raises CompressorError.
     """
     output = Path(output)
     refuse_input(output, data, model)
@@ -143,6 +143,8 @@ def _sample(job: Job) -> Sample:
         raise job.nothing()
     rows = np.concatenate(groups)
     codes = job.engine.encode(rows)
+    if not job.model.decodes:
+        return Sample(rows, codes, None, job.engine.score(rows)["l2"].astype(np.float64))
     rebuilt = job.engine.decode(codes, *size_of(rows.shape[1:]))
     spec = job.model.spec
     scale = np.array(spec.scale if isinstance(spec, VectorSpec) else 255, np.float32)
@@ -155,7 +157,7 @@ def _sample(job: Job) -> Sample:
 
 def _quality(job: Job, sample: Sample) -> tuple[str, float | None]:
     error = float(sample.errors.mean())
-    if isinstance(job.model.spec, VectorSpec):
+    if isinstance(job.model.spec, VectorSpec) or sample.rebuilt is None:
         return "mse", round(error, 6)
     return "psnr", round(-10 * math.log10(error), 3) if error else None
 
@@ -196,18 +198,22 @@ def _facts(job: Job, sample: Sample) -> list[tuple[str, str]]:
 def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
     evenly = np.linspace(0, len(sample.rows) - 1, min(SHOWN, len(sample.rows))).astype(int)
     worst = np.argsort(-sample.errors)[:WORST]
-    made = [
-        _picture(
-            "Reconstructions",
-            "Inputs from all over the data, each above what the decoder makes of its code.",
-            comparison_sheet(sample.rows[evenly], sample.rebuilt[evenly], 12, 84),
-        ),
-        _picture(
-            "The worst",
-            "The inputs with the largest squared error, worst first: what the model knows least.",
-            comparison_sheet(sample.rows[worst], sample.rebuilt[worst], 8, 112),
-        ),
-    ]
+    made = []
+    if sample.rebuilt is not None:
+        shown = "Inputs from all over the data, each above what the decoder makes of its code."
+        sheets = comparison_sheet(sample.rows[evenly], sample.rebuilt[evenly], 12, 84)
+        made.append(_picture("Reconstructions", shown, sheets))
+        least = (
+            "The inputs with the largest squared error, worst first: what the model knows least."
+        )
+        sheets = comparison_sheet(sample.rows[worst], sample.rebuilt[worst], 8, 112)
+        made.append(_picture("The worst", least, sheets))
+    else:
+        least = (
+            "The inputs whose features are rebuilt worst, worst first: what the model knows least."
+        )
+        sheets = sheet(list(sample.rows[worst]), 8, 112)
+        made.append(_picture("The worst", least, sheets))
     if (filters := _filters(job)) is not None:
         made.append(
             _picture(
@@ -365,6 +371,7 @@ def _curve(job: Job) -> Curve | None:
 def _columns(spec: VectorSpec, sample: Sample) -> list[tuple[str, float, float, float]]:
     """Of each column, worst first: name, mean squared error (standardised), an input, rebuilt."""
     scale = np.array(spec.scale)
+    assert sample.rebuilt is not None  # features are of images
     errors = np.square((sample.rows.astype(np.float64) - sample.rebuilt) / scale).mean(0)
     names = spec.columns or [f"c{number}" for number in range(spec.length)]
     return [

@@ -104,9 +104,8 @@ def bundle(
 
     shape = tuple(model.encode(probe[:1]).mean.shape[1:])
     code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
-    unsaved = _Unsaved(
-        files, code, model.spec, score_names(model, nats), FurtherScorer(model).names
-    )
+    further_names = FurtherScorer(model).names if "further.onnx" in files else ()
+    unsaved = _Unsaved(files, code, model.spec, score_names(model, nats), further_names)
     engine = Engine(unsaved, "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
     if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
@@ -123,7 +122,9 @@ def bundle(
     bits = prior.ideal_bits(validation_codes) / max(1, len(validation_codes))
     integers = torch.floor(model_code(model, probe) / steps + 0.5)
     error = squared_error(model, probe, integers * steps)
-    differences = _differences(engine, dataset, split.training, model.spec)
+    differences = None
+    if "further.onnx" in files:
+        differences = _differences(engine, dataset, split.training, model.spec)
     files[NAME] = Normals.learn(codes, differences, facts["seed"]).to_bytes()
     unsaved.prior = prior
     scores = score_rows(scorers(unsaved), engine, dataset.rows, split.calibration)
@@ -157,7 +158,7 @@ def bundle(
             "bits_per_image": bits,
             **(_of_rate(bottleneck, validation_codes) if bottleneck is not None else {}),
             "bits_per_place": bits / places(model.spec),
-            "psnr": -10 * math.log10(max(error, 1e-12)),
+            "psnr": None if model.rebuilds_features else -10 * math.log10(max(error, 1e-12)),
         },
         parity=parity,
         files={},
@@ -258,10 +259,11 @@ def _golden(
     arrays: dict[str, Any] = {
         model.spec.kind: rows,
         "code": codes,
-        "reconstruction": engine.decode(codes, height, width),
         **engine.score(rows),
-        **engine.further(rows),
     }
+    if not model.rebuilds_features:
+        arrays |= engine.further(rows)
+        arrays["reconstruction"] = engine.decode(codes, height, width)
     normalisation = Normalisation(model.spec)
     x = normalisation(torch.from_numpy(rows))
     seen = model.corrupt(x)

@@ -35,6 +35,12 @@ def model_card(manifest: ModelManifest) -> str:
         ("Scores of scorer.onnx", ", ".join(manifest.scores)),
         *((name, f"{value:.4g}") for name, value in facts.get("measures", {}).items()),
     ]
+    decoder, limit = (
+        "`decoder.onnx` turns codes back",
+        (":\nlook at what `compressor compress --measure` says before you delete originals"),
+    )
+    if manifest.quantiser["psnr"] is None:
+        decoder, limit = "which nothing turns back, since features are rebuilt", ""
     config = "\n".join(f"- {name}: {value}" for name, value in manifest.config.items())
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""# {manifest.plugin.name} autoencoder
@@ -47,12 +53,11 @@ def model_card(manifest: ModelManifest) -> str:
 {config}
 
 ## Use
-The three ONNX graphs need nothing but an ONNX runtime. `encoder.onnx` turns {stored} into
-integer codes, `decoder.onnx` turns codes back, and `scorer.onnx` gives one raw score for each name
+The ONNX graphs need nothing but an ONNX runtime. `encoder.onnx` turns {stored} into
+integer codes, {decoder}, and `scorer.onnx` gives one raw score for each name
 above, higher is stranger, and an error map. `golden.npz` holds a few {kind}s with the answers to
 expect; runtimes differ by at most {apart}. In OpenVINO set `INFERENCE_PRECISION_HINT` to `f32`.
 
 ## Limits
-The model knows {kind}s like those it was trained on. What it has not seen it rebuilds badly:
-look at what `compressor compress --measure` says before you delete originals.
+The model knows {kind}s like those it was trained on. What it has not seen it rebuilds badly{limit}.
 """

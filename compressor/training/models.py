@@ -33,6 +33,10 @@ def make_model(
     model = plugin_class(config, spec)
     if isinstance(spec, ImageSpec) and model.stride and spec.padded(model.stride) != spec:
         model = plugin_class(config, spec.padded(model.stride))
+    if model.rebuilds_features:
+        for name in ("discriminator", "quality"):
+            if getattr(training, name):
+                raise ConfigError(f"{name} is of pixels, and this plugin rebuilds features")
     if training.discriminator:
         model = WithDiscriminator(model)
     if training.rate_distortion:

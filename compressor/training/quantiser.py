@@ -13,7 +13,7 @@ from ..bottleneck.hyperprior import Hyperprior
 from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
 from ..log import log
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
 from .normalisation import Normalisation
 from .rate import Aim
@@ -120,10 +120,12 @@ def model_code(model: Autoencoder, x: Tensor) -> Tensor:
 @torch.no_grad()
 def squared_error(model: Autoencoder, x: Tensor, code: Tensor) -> float:
     """The mean squared error of what ``code`` is decoded to, clipped as the decoder clips it."""
-    total = 0.0
+    total, count = 0.0, 0
     for piece, its_code in zip(in_pieces(x, x), in_pieces(code, x), strict=True):
-        total += (clipped_pixels(model, its_code) - piece).square().sum().item()
-    return total / x.numel()
+        target = Pass(model, piece, training=False).target
+        total += (clipped_pixels(model, its_code) - target).square().sum().item()
+        count += target.numel()
+    return total / count
 
 
 def in_pieces(values: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -131,5 +133,6 @@ def in_pieces(values: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def clipped_pixels(model: Autoencoder, code: Tensor) -> Tensor:
+    """What ``code`` is decoded to; features have no range."""
     pixels = LIKELIHOODS[model.likelihood].pixels(model.decode(code))
-    return Normalisation(model.spec).clipped(pixels)
+    return pixels if model.rebuilds_features else Normalisation(model.spec).clipped(pixels)

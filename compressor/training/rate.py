@@ -55,7 +55,7 @@ class Aim:
         assert bottleneck is not None
         passed = Pass(model, x, training=False)
         assert passed.bits is not None
-        error = (passed.pixels - x).square().mean().item()
+        error = (passed.pixels - passed.target).square().mean().item()
         change = GAIN * self.miss(model.spec, error, passed.bits.mean().item())
         start = math.log(first_rate(self.settings))
         moved = bottleneck.log_rate.item() + max(-LARGEST_MOVE, min(LARGEST_MOVE, change))

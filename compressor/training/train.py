@@ -143,7 +143,9 @@ def _opened(start: str | Path, plugin: str) -> Model:
 
 
 def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:
-    """Raises ConfigError if the model's likelihood is none of such data."""
+    """Raises ConfigError if the model, or its likelihood, is none of such data."""
+    if model.rebuilds_features and len(dataset.shape) != 3:
+        raise ConfigError("this plugin rebuilds features of images; these data are vectors")
     wanted = LIKELIHOODS[model.likelihood].data
     if len(dataset.shape) == 3 or wanted == "any":
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compressor.plugins.codec import Codec
 from compressor.plugins.contractive import Contractive
 from compressor.plugins.denoising import Denoising
+from compressor.plugins.features import Features
 from compressor.plugins.gan import GAN
 from compressor.plugins.sparse import Sparse
 from compressor.plugins.stacked import Stacked
@@ -25,6 +26,7 @@ from compressor.testing import Check, parametrize_with_checks
         (Contractive, {"hidden": [24], "latent": 8}),
         (Contractive, {"latent": 4, "network": "conv", "jacobian": "hutchinson"}),
         (Denoising, {"hidden": [8], "noise": "salt-and-pepper"}),
+        (Features, {"hidden": 16, "latent": 4}),
         (VAE, {"hidden": [8]}),
         (GAN, {"hidden": [16, 24], "latent": 4}),
     ]
