@@ -82,7 +82,8 @@ def report(
     """Writes a self-contained HTML page about ``model``, with inputs from ``data``.
 
     At most 2,000 inputs are looked at, from evenly spaced places. Gives report, images, unreadable,
-    psnr (mse of standardised values for vectors, or of features), seconds, device. Raises CompressorError.
+    psnr (mse of standardised values for vectors, or of features), seconds, device. Raises
+    CompressorError.
     """
     output = Path(output)
     refuse_input(output, data, model)
