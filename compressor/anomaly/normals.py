@@ -196,4 +196,4 @@ class Normals:
         codes, *hidden = gaussians
         if features.elements.shape != codes.mean.shape or features.grid < 0:
             raise ValueError("its arrays do not fit together")
-        return cls(features, codes, neighbours, *(hidden or [None]))
+        return cls(features, codes, neighbours, hidden[0] if hidden else None)

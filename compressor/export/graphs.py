@@ -23,6 +23,7 @@ from ..likelihood import LIKELIHOODS
 from ..plugin import Autoencoder
 from ..spec import ImageSpec
 from ..training.normalisation import Normalisation, example
+from ..training.quantiser import code_of
 from .portable import OPSET, clean, refuse_unportable
 from .scores import EveryScorer, Scorer, score_names
 
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
 
     def scaled(self, data: Tensor) -> Tensor:
         """f(x) / step, before it is rounded."""
-        return self.model.encode(self.normalisation(data)).mean * self.inverse
+        return code_of(self.model, self.normalisation(data)) * self.inverse
 
     def forward(self, data: Tensor) -> Tensor:
         # Half up, since runtimes disagree about Round at halves.

@@ -84,7 +84,9 @@ def bundle(
     spread = np.random.default_rng(facts["seed"]).permutation(spread)
     rows = padded(dataset.rows[spread], model.stride)
     probe = Normalisation(model.spec)(torch.from_numpy(rows))
-    weight_bits = round_weights(model, probe, training.weight_loss)
+    weight_bits = None
+    if not model.rebuilds_features:  # no archive will have these weights in it
+        weight_bits = round_weights(model, probe, training.weight_loss)
     if bottleneck is None:
         steps = choose_steps(model, probe, training.rounding_loss)
     elif training.aims:
@@ -102,7 +104,7 @@ def bundle(
     graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
     parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)], nats)
 
-    shape = tuple(model.encode(probe[:1]).mean.shape[1:])
+    shape = tuple(model_code(model, probe[:1]).shape[1:])
     code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
     further_names = FurtherScorer(model).names if "further.onnx" in files else ()
     unsaved = _Unsaved(files, code, model.spec, score_names(model, nats), further_names)
@@ -190,7 +192,7 @@ def _unrounded(model: Autoencoder, dataset: Dataset, indices: Indices) -> Tensor
     few = indices[:: -(-len(indices) // COUNTED_INPUTS)]
     normalisation = Normalisation(model.spec)
     parts = [padded(dataset.rows[part], model.stride) for part in pieces(few, model.spec)]
-    return torch.cat([model.encode(normalisation(torch.from_numpy(p))).mean for p in parts])
+    return torch.cat([model_code(model, normalisation(torch.from_numpy(p))) for p in parts])
 
 
 @torch.no_grad()

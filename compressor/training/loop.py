@@ -28,6 +28,7 @@ from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
 from ..plugin import Autoencoder, Pass, Phase
 from .dataset import BatchOrder, Dataset, Split, pieces
+from .features import Features, kept_features
 from .normalisation import Normalisation
 from .objective import Objective, phases, total, watched
 from .quantiser import PROBE_INPUTS, model_code, sensitivity_of
@@ -104,6 +105,7 @@ class Loop:
         self.order = BatchOrder(split.training, settings.batch_size, seed)
         self.aim = Aim(settings) if settings.aims else None
         self.state = State()
+        self.features: Features | None = None
 
     def run(self) -> State:
         """Trains to the end, from the last checkpoint if there is one; raises TrainingError."""
@@ -129,6 +131,8 @@ class Loop:
     def _run(self, fabric: Fabric) -> None:
         saved = self._load_checkpoint()
         self.normalisation.to(fabric.device)
+        if fabric.world_size == 1 and self.data.sizes is None:
+            self.features = kept_features(self.model, self.data.count, self.folder)
         if self.model.bottleneck is not None:
             held_out = self.split.validation if len(self.split.validation) else self.split.training
             few = pieces(np.arange(min(AIMED, len(held_out))), self.model.spec)[0]
@@ -147,7 +151,7 @@ class Loop:
             self.model.eval()
             self.model.training = True
             self.state.validation_loss = self._mean(
-                fabric, lambda x: total(Pass(self.model, x)).item()
+                fabric, lambda x, target: total(Pass(self.model, x, target=target)).item()
             )
         self.model.to("cpu").eval()
 
@@ -219,6 +223,7 @@ class Loop:
     ) -> float:
         indices = self.order.batch(self.state.step)[fabric.global_rank :: fabric.world_size]
         x = self._to_device(fabric, self.data.drawn(indices, self.seed, self.state.step))
+        target = self.features.of(indices, x) if self.features else None
         torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
         factor = self._schedule(self._progress(steps, seconds))
         total, pairs = 0.0, list(zip(phase.players, optimisers, strict=False))
@@ -230,7 +235,7 @@ class Loop:
                 for parameter in _parameters(m for p in phase.players for m in p.modules):
                     parameter.requires_grad_(parameter in own)
             optimiser.zero_grad()
-            loss = objective(x, self.state.phase, number)
+            loss = objective(x, self.state.phase, number, target)
             total += loss.item()
             self._refuse_nan(loss.item(), phase, "loss")
             fabric.backward(loss)
@@ -301,7 +306,10 @@ class Loop:
         validation = math.nan
         if number is not None and len(self.split.validation):
             self._set_modes(phase, evaluates=True)
-            validation = self._mean(fabric, lambda x: objective(x, self.state.phase, number).item())
+            validation = self._mean(
+                fabric,
+                lambda x, target: objective(x, self.state.phase, number, target).item(),
+            )
             self._refuse_nan(validation, phase, "validation loss")
             state.without_progress += 1
             if self.model.bottleneck is not None and through and not self.model.bottleneck.started:
@@ -325,13 +333,14 @@ class Loop:
         return bool(state.without_progress >= self.settings.patience)
 
     @torch.no_grad()
-    def _mean(self, fabric: Fabric, loss: Callable[[Tensor], float]) -> float:
+    def _mean(self, fabric: Fabric, loss: Callable[[Tensor, Tensor | None], float]) -> float:
         """The mean of ``loss`` over the validation split, with the same noise at every call."""
         torch.manual_seed(self.seed)
-        parts = pieces(self.split.validation, self.model.spec)
-        total = sum(
-            loss(self._to_device(fabric, self.data.rows[part])) * len(part) for part in parts
-        )
+        total = 0.0
+        for part in pieces(self.split.validation, self.model.spec):
+            x = self._to_device(fabric, self.data.rows[part])
+            target = self.features.of(part, x) if self.features else None
+            total += loss(x, target) * len(part)
         return total / len(self.split.validation)
 
     def _set_modes(self, phase: Phase, evaluates: bool = False) -> None:

@@ -58,9 +58,9 @@ class Objective(nn.Module):
         self.phases = phases(model)
         self.through = False  # whether a loss has looked behind the bottleneck
 
-    def forward(self, x: Tensor, phase: int, player: int) -> Tensor:
-        """The sum that the player minimises."""
-        passed = Pass(self.model, x)
+    def forward(self, x: Tensor, phase: int, player: int, target: Tensor | None = None) -> Tensor:
+        """The sum that the player minimises; target: of x, if it is known."""
+        passed = Pass(self.model, x, target=target)
         loss = total(passed, self.phases[phase].players[player].loss)
         self.through |= passed.is_through
         return loss

@@ -13,7 +13,7 @@ from ..bottleneck.hyperprior import Hyperprior
 from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
 from ..log import log
-from ..plugin import Autoencoder, Pass
+from ..plugin import Autoencoder
 from .dataset import ELEMENTS_AT_ONCE
 from .normalisation import Normalisation
 from .rate import Aim
@@ -111,10 +111,15 @@ def sensitivity_of(model: Autoencoder, code: Tensor) -> Tensor:
     return result
 
 
+def code_of(model: Autoencoder, x: Tensor) -> Tensor:
+    """f(x), or f of features of x, unrounded and without noise."""
+    return model.encode(model.target(x)).mean
+
+
 @torch.no_grad()
 def model_code(model: Autoencoder, x: Tensor) -> Tensor:
     """f(x), unrounded, in pieces that fit memory."""
-    return torch.cat([model.encode(piece).mean for piece in in_pieces(x, x)])
+    return torch.cat([code_of(model, piece) for piece in in_pieces(x, x)])
 
 
 @torch.no_grad()
@@ -122,7 +127,7 @@ def squared_error(model: Autoencoder, x: Tensor, code: Tensor) -> float:
     """The mean squared error of what ``code`` is decoded to, clipped as the decoder clips it."""
     total, count = 0.0, 0
     for piece, its_code in zip(in_pieces(x, x), in_pieces(code, x), strict=True):
-        target = Pass(model, piece, training=False).target
+        target = model.target(piece)
         total += (clipped_pixels(model, its_code) - target).square().sum().item()
         count += target.numel()
     return total / count

@@ -32,7 +32,7 @@ def first_rate(settings: TrainingSettings) -> float:
 @torch.no_grad()
 def add_bottleneck(model: Autoencoder, settings: TrainingSettings) -> None:
     """Gives the model the bottleneck that the settings ask for."""
-    code = model.eval().encode(Normalisation(model.spec)(example(model.spec, 2))).mean
+    code = Pass(model.eval(), Normalisation(model.spec)(example(model.spec, 2))).code.mean
     rate = settings.rate or first_rate(settings)
     model.bottleneck = Bottleneck(tuple(code.shape[1:]), settings.prior, rate)
 

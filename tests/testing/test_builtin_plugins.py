@@ -26,7 +26,7 @@ from compressor.testing import Check, parametrize_with_checks
         (Contractive, {"hidden": [24], "latent": 8}),
         (Contractive, {"latent": 4, "network": "conv", "jacobian": "hutchinson"}),
         (Denoising, {"hidden": [8], "noise": "salt-and-pepper"}),
-        (Features, {"hidden": 16, "latent": 4}),
+        (Features, {"codebook": 64, "latent": 4}),
         (VAE, {"hidden": [8]}),
         (GAN, {"hidden": [16, 24], "latent": 4}),
     ]
