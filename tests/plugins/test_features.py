@@ -158,7 +158,7 @@ def test_the_error_map_is_largest_where_a_defect_was_pasted(
     risen = (after["error_map"] - before["error_map"]).mean(0)
     row, column = np.unravel_index(risen.argmax(), risen.shape)
     assert risen.shape == (28, 28)
-    assert 1 <= row <= 11 and 16 <= column <= 27
+    assert row <= 11 and column >= 16
     assert (after["l2"] > before["l2"]).mean() > 0.9
 
 
