@@ -10,7 +10,8 @@ it, and loops of nothing but ``session.run`` over the same graphs and images, al
 the batches that the engine uses. The loops run in ONNX Runtime's default setting (one caller,
 operators on all cores) and in the engine's (a thread a core, each with its own batches). "Bare" is
 the faster of the two, and the time of the same loop over a hyperprior's two networks, with a thread
-a core, added to it. Ratios are within a round.
+a core, added to it. Ratios are within a round. That of CPU time is with the loops of threads: it
+tells what the verbs do beside, and not what they wait for, such as other work on the machine.
 
 Then the entropy coder alone on the model's codes, one core, in millions of symbols a second; what a
 hyperprior's networks say is known beforehand. Bare is constriction, which codes them, with symbols
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -90,11 +92,13 @@ def run(model: Path | None, count: int, rounds: int, compressai: Path | None, fo
     opened = Model.open(model)
     codes = codes_of(opened, images)
     measured: dict[str, list[float]] = {}
+    work: dict[str, list[float]] = {}  # seconds of all cores
 
     def note(name: str, job: Callable[[], Any], amount: float = count) -> None:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         job()
         measured.setdefault(name, []).append(amount / (time.perf_counter() - started))
+        work.setdefault(name, []).append(time.process_time() - worked)
 
     for _ in range(rounds):
         note(
@@ -142,6 +146,9 @@ def run(model: Path | None, count: int, rounds: int, compressai: Path | None, fo
             others = [measured[name][turn] for name in further if name in measured]
             ratios.append(ours * sum(1 / rate for rate in (max(loops), *others)))
         print(line(f"{verb} / bare {graph}", ratios, "{:.2f}"))
+        bare = [work[name] for name in (f"{graph}, thread a core", *further) if name in work]
+        ratios = [sum(loops) / ours for ours, *loops in zip(work[verb], *bare, strict=True)]
+        print(line(f"{verb}, CPU time", ratios, "{:.2f}"))
 
 
 def sample_images(count: int) -> npt.NDArray[np.uint8]:
@@ -267,13 +274,15 @@ def memory(model: Path | None, folder: Path) -> None:
             ("decompress", [folder / "archive", folder / "out.npy"]),
         ):
             code = (
-                "import resource, sys; from pathlib import Path; from compressor import verbs; "
+                "import sys; from pathlib import Path; from compressor import verbs; "
                 f"verbs.{verb}(*map(Path, sys.argv[1:]), device='cpu', force=True); "
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+                "print(Path('/proc/self/status').read_text())"
             )
             command = [sys.executable, "-c", code, *map(str, arguments)]
-            peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            print(f"{verb:<12} {count:>9,} images  {peak.strip():>6}")
+            status = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            # Not ru_maxrss: a process begins with that of the one that started it.
+            (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+            print(f"{verb:<12} {count:>9,} images  {int(peak) // 1024:>6}")
 
 
 def line(name: str, values: list[float], form: str) -> str:
