@@ -183,7 +183,8 @@ class Normals:
     @classmethod
     def _read(cls, arrays: dict[str, npt.NDArray[Any]]) -> Normals:
         gaussians = []
-        for name in ("code", "nap") if "nap_mean" in arrays else ("code",):
+        has_hidden = "nap_mean" in arrays or "nap_factor" in arrays
+        for name in ("code", "nap") if has_hidden else ("code",):
             mean = arrays[f"{name}_mean"].astype(np.float64)
             (size,) = mean.shape
             factor = np.zeros((size, size))

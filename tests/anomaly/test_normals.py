@@ -66,6 +66,13 @@ def test_features_are_bounded_and_the_same_for_an_image_of_any_size(
             np.testing.assert_allclose(features.of(wide), features.of(codes), atol=1e-9)
 
 
+def test_a_model_that_rebuilds_features_has_no_differences(codes: np.ndarray) -> None:
+    normals = Normals.learn(codes, None, seed=0)
+    again = Normals.from_bytes(normals.to_bytes())
+    assert again.hidden is None
+    np.testing.assert_allclose(again.mahalanobis(codes), normals.mahalanobis(codes), rtol=1e-3)
+
+
 def test_scores_npz_comes_back_and_damage_is_told(codes: np.ndarray) -> None:
     normals = Normals.learn(codes, codes.astype(np.float32), seed=0)
     content = normals.to_bytes()
