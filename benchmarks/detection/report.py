@@ -125,8 +125,8 @@ not to be compared with others; goals are compared over the parts and seeds that
 Times are CPU seconds of one thread.
 
 - *Ours* train for {seconds:g} s on images (`features` for 120 steps) and at most {steps:,} steps on
-  tables, export and calibration not counted, and are judged by `{JUDGED[0]}` where a model has it
-  and else by `{JUDGED[1]}`; the first row of a data set is the one that goals are about. Nothing of
+  tables, export and calibration not counted, and are judged by `{JUDGED}`;
+  the first row of a data set is the one that goals are about. Nothing of
   it was chosen by test labels, but for `features`, which was put together with the screw's in
   sight. A tenth each of the training data is for early stopping and calibration.
 - *kNN*: the Euclidean distance to neighbour {NEIGHBOURS} of the rows trained on; columns are

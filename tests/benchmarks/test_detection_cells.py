@@ -13,6 +13,7 @@ from detection.tasks import Sample, Task
 from compressor.engine.engine import Engine
 from compressor.errors import CompressorError
 from compressor.model import Model
+from compressor.verbs import inspect
 
 
 def task_of(sample, data="other data"):
@@ -43,8 +44,10 @@ def test_ours_are_measured_by_every_score_of_the_model(tmp_path, sample, trained
     (cell,) = our_cells(task_of(sample), tmp_path, 1)
     trained(cell)
     figures = cell.measure()
-    assert tuple(figures.auroc) == tuple(Model.open(model).manifest.scores)
-    assert figures.scorer == "l2" and figures.judged > 0.9
+    every = [scorer["name"] for scorer in inspect(model)["scorers"]]
+    assert list(figures.auroc) == [*every, "ensemble", "auto"] and {"l2", "knn"} <= set(every)
+    assert figures.auroc["l2"] > 0.9
+    assert figures.scorer == "auto" and figures.judged > 0.9
     assert figures.images == 200 and figures.facts["steps"] == 120
     assert figures.pro is None
 
@@ -60,8 +63,9 @@ def test_masks_bring_figures_of_pixels(tmp_path, sample, trained):
 
 
 def test_scores_are_those_of_the_engine_in_the_order_of_the_rows(model, letters):
-    found = scored(letters, model, "l2")
-    assert np.allclose(found, Engine(Model.open(model), "cpu").score(letters)["l2"], rtol=1e-5)
+    expected = Engine(Model.open(model), "cpu").score(letters)
+    for name, scores in scored(letters, model, ["l2", "l1"]).items():
+        assert np.allclose(scores, expected[name], rtol=1e-5)
 
 
 def test_a_peer_that_fails_is_told_and_the_next_one_is_asked(tmp_path, monkeypatch):
