@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..plugin import Autoencoder
-from ..training.normalisation import Normalisation, example
 from .dataset import Indices
+from .normalisation import Normalisation, example
 
 FILE = "features.bin"
 LARGEST = 2**33  # bytes on disk; of more images the features are made at every step
@@ -25,7 +27,12 @@ class Features:
 
     def __init__(self, model: Autoencoder, file: Path, shape: tuple[int, ...]) -> None:
         self._model = model
-        self._kept = np.memmap(file, np.float16, "w+", shape=shape)
+        with file.open("wb") as room:  # here a full disk is an error, in a mapped file a crash
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(room.fileno(), 0, 2 * math.prod(shape))
+            else:
+                room.truncate(2 * math.prod(shape))
+        self._kept = np.memmap(file, np.float16, "r+", shape=shape)
         self._known = np.zeros(len(self._kept), bool)
 
     @torch.no_grad()
@@ -45,4 +52,4 @@ def kept_features(model: Autoencoder, count: int, folder: Path) -> Features | No
     with torch.no_grad():
         x = Normalisation(model.spec)(example(model.spec, 1))
         shape = (count, *model.cpu().target(x).shape[1:])
-    return Features(model, folder / FILE, shape) if 2 * np.prod(shape) <= LARGEST else None
+    return Features(model, folder / FILE, shape) if 2 * math.prod(shape) <= LARGEST else None
