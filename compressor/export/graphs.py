@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..likelihood import LIKELIHOODS
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
 from ..training.normalisation import Normalisation, example
-from ..training.quantiser import code_of
 from .portable import OPSET, clean, refuse_unportable
 from .scores import EveryScorer, Scorer, score_names
 
@@ -42,7 +41,8 @@ class Encoder(nn.Module):
 
     def scaled(self, data: Tensor) -> Tensor:
         """f(x) / step, before it is rounded."""
-        return code_of(self.model, self.normalisation(data)) * self.inverse
+        code = Pass(self.model, self.normalisation(data), training=False).code
+        return code.mean * self.inverse
 
     def forward(self, data: Tensor) -> Tensor:
         # Half up, since runtimes disagree about Round at halves.

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
-from ..training.quantiser import code_of
 from .scores import error_map
 
 FIELDS = (8, 32)  # code elements on each side of the spoilt one: the larger only if it is needed
@@ -31,9 +30,12 @@ def measure_halo(model: Autoencoder) -> int | None:
     if stride is None or not isinstance(spec, ImageSpec):
         return None
 
-    code = code_of(model, torch.zeros(1, spec.channels, 2 * stride, 2 * stride))
+    def code_of(x: Tensor) -> Tensor:
+        return Pass(model, x).code.mean
+
+    code = code_of(torch.zeros(1, spec.channels, 2 * stride, 2 * stride))
     found = [
-        _reach(lambda x: code_of(model, x), spec.channels, stride, 1),
+        _reach(code_of, spec.channels, stride, 1),
         _reach(lambda x: error_map(Pass(model, x))[:, None], spec.channels, stride, stride),
     ]
     if not model.rebuilds_features:

@@ -204,17 +204,13 @@ def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
         shown = "Inputs from all over the data, each above what the decoder makes of its code."
         sheets = comparison_sheet(sample.rows[evenly], sample.rebuilt[evenly], 12, 84)
         made.append(_picture("Reconstructions", shown, sheets))
-        least = (
-            "The inputs with the largest squared error, worst first: what the model knows least."
-        )
+        which = "with the largest squared error"
         sheets = comparison_sheet(sample.rows[worst], sample.rebuilt[worst], 8, 112)
-        made.append(_picture("The worst", least, sheets))
     else:
-        least = (
-            "The inputs whose features are rebuilt worst, worst first: what the model knows least."
-        )
+        which = "whose features are rebuilt worst"
         sheets = sheet(list(sample.rows[worst]), 8, 112)
-        made.append(_picture("The worst", least, sheets))
+    least = f"The inputs {which}, worst first: what the model knows least."
+    made.append(_picture("The worst", least, sheets))
     if (filters := _filters(job)) is not None:
         made.append(
             _picture(

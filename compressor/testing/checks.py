@@ -23,7 +23,7 @@ from ..plugin import CONTRACT, Autoencoder, Code, Pass
 from ..spec import ImageSpec
 from ..training.loop import State
 from ..training.objective import Objective, template_loss
-from ..training.quantiser import choose_steps, code_of
+from ..training.quantiser import choose_steps, model_code
 from .cases import STEPS, Case
 
 INTERRUPTED_AT = 17
@@ -70,7 +70,8 @@ def shapes(case: Case) -> None:
     """encode gives a Code of float32 (N, K) or (N, C, h, w), decode what the likelihood wants."""
     model, x = case.model(), case.x
     with torch.no_grad():
-        code = model.encode(model.target(x))
+        target = model.target(x)
+        code = model.encode(target)
         assert isinstance(code, Code), f"encode gives {type(code).__name__}, not a Code"
         mean = code.mean
         assert mean.dtype == torch.float32 and mean.ndim in (2, 4) and len(mean) == len(x), (
@@ -82,7 +83,6 @@ def shapes(case: Case) -> None:
             )
         assert model.likelihood in LIKELIHOODS, f"there is no likelihood {model.likelihood!r}"
         out = model.decode(mean)
-        target = model.target(x)
     if model.rebuilds_features:
         assert target.ndim == 4 and len(target) == len(x), (
             f"features are {tuple(target.shape)}, wanted is (N, C, h, w)"
@@ -143,7 +143,7 @@ def deterministic_encoding(case: Case) -> None:
     """In eval mode encode and decode give the same answer twice."""
     model, x = case.model(), case.x
     with torch.no_grad():
-        first, second = code_of(model, x), code_of(model, x)
+        first, second = model_code(model, x), model_code(model, x)
         assert torch.equal(first, second), "encode is random in eval mode: sample in training only"
         assert torch.equal(model.decode(first), model.decode(first)), "decode is random"
 

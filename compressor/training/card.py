@@ -35,10 +35,8 @@ def model_card(manifest: ModelManifest) -> str:
         ("Scores of scorer.onnx", ", ".join(manifest.scores)),
         *((name, f"{value:.4g}") for name, value in facts.get("measures", {}).items()),
     ]
-    decoder, limit = (
-        "`decoder.onnx` turns codes back",
-        (":\nlook at what `compressor compress --measure` says before you delete originals"),
-    )
+    decoder = "`decoder.onnx` turns codes back"
+    limit = ":\nlook at what `compressor compress --measure` says before you delete originals"
     if manifest.quantiser["psnr"] is None:
         decoder, limit = "which nothing turns back, since features are rebuilt", ""
     config = "\n".join(f"- {name}: {value}" for name, value in manifest.config.items())

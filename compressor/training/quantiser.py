@@ -13,7 +13,7 @@ from ..bottleneck.hyperprior import Hyperprior
 from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
 from ..log import log
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
 from .normalisation import Normalisation
 from .rate import Aim
@@ -111,15 +111,10 @@ def sensitivity_of(model: Autoencoder, code: Tensor) -> Tensor:
     return result
 
 
-def code_of(model: Autoencoder, x: Tensor) -> Tensor:
-    """f(x), or f of features of x, unrounded and without noise."""
-    return model.encode(model.target(x)).mean
-
-
 @torch.no_grad()
 def model_code(model: Autoencoder, x: Tensor) -> Tensor:
-    """f(x), unrounded, in pieces that fit memory."""
-    return torch.cat([code_of(model, piece) for piece in in_pieces(x, x)])
+    """f(x), unrounded and without noise, in pieces that fit memory."""
+    return torch.cat([Pass(model, p, training=False).code.mean for p in in_pieces(x, x)])
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,9 +62,9 @@ def test_a_photograph_has_features_of_about_the_deviation_1() -> None:
 
 
 def test_training_leaves_the_pretrained_network_as_it_is(
-    fit: Callable[..., object], clothes: Pixels
+    fit: Callable[..., Any], clothes: Pixels
 ) -> None:
-    model = fit(Features, clothes[:32], 3, {"latent": 4, "codebook": 32}, batch_size=8).model  # type: ignore[attr-defined]
+    model = fit(Features, clothes[:32], 3, {"latent": 4, "codebook": 32}, batch_size=8).model
     fresh = Pretrained(model.phi.enlarged).state_dict()
     for name, tensor in model.phi.state_dict().items():
         assert torch.equal(tensor, fresh[name])
@@ -71,9 +72,9 @@ def test_training_leaves_the_pretrained_network_as_it_is(
 
 
 def test_the_codebook_is_of_features_of_training_images(
-    fit: Callable[..., object], clothes: Pixels
+    fit: Callable[..., Any], clothes: Pixels
 ) -> None:
-    model = fit(Features, clothes[:32], 80, {"latent": 8, "codebook": 32}, batch_size=8).model  # type: ignore[attr-defined]
+    model = fit(Features, clothes[:32], 80, {"latent": 8, "codebook": 32}, batch_size=8).model
     assert int(model.codebook.filled) == 32
     with torch.no_grad():
         known = model.target(torch.from_numpy(clothes[:32]).permute(0, 3, 1, 2) / 255)
