@@ -115,12 +115,13 @@ def _maps(sample: Sample, test: Any, model: Path) -> Scores:
 # The first row of a data set is the one that goals are about.
 _DENSE = {"network": "dense", "hidden": [256, 64], "latent": 16, "patience": 1000}
 _SMALL = (
+    Row("gradients", "gradients", {"patience": 1000}, steps=500),
     Row("undercomplete", "undercomplete", _DENSE),
     Row("denoising, patches", "denoising", {**_DENSE, "noise": "patches"}),
 )
 _TABLE = (
-    Row("undercomplete", "undercomplete", steps=1000),
     Row("denoising, wide", "denoising", {"hidden": [256, 256], "latent": 128}, steps=1000),
+    Row("undercomplete", "undercomplete", steps=1000),
     Row("vae", "vae", steps=1000),
     Row("gan", "gan", steps=1000),
 )
