@@ -30,6 +30,7 @@ class Row:
     """A plugin with settings; images are resized to ``side``.
 
     steps: how long it trains, on tables, where most trainings stop early; None: as long as peers.
+    judged: the score that goals are about.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     side: int | None = None
     steps: int | None = None
+    judged: str = JUDGED
 
 
 def our_cells(task: Task, models: Path, seconds: float) -> Iterator[Cell[Figures]]:
@@ -85,7 +87,7 @@ def _measured(task: Task, row: Row, seconds: float, model: Path) -> Figures:
     training = told["training"]
     figures = Figures(
         auroc={name: auroc(sample.strange, found) for name, found in scores.items()},
-        scorer=JUDGED,
+        scorer=row.judged,
         images=len(test),
         train_seconds=trained - started,
         score_seconds=once - trained,
@@ -115,7 +117,7 @@ def _maps(sample: Sample, test: Any, model: Path) -> Scores:
 # The first row of a data set is the one that goals are about.
 _DENSE = {"network": "dense", "hidden": [256, 64], "latent": 16, "patience": 1000}
 _SMALL = (
-    Row("gradients", "gradients", {"patience": 1000}, steps=500),
+    Row("gradients", "gradients", {"patience": 1000}, steps=500, judged="l2"),
     Row("undercomplete", "undercomplete", _DENSE),
     Row("denoising, patches", "denoising", {**_DENSE, "noise": "patches"}),
 )
