@@ -65,9 +65,22 @@ class ArraySource:
             yield Chunk(first, stop - first, partial(self._load, first, stop))
 
     def _load(self, first: int, stop: int) -> Iterator[Images]:
-        rows = np.array(self._array[first:stop], order="C", subok=False)
         names = row_names(first, stop, len(self._array))
-        yield _one_group(names, rows, self.shape, self.columns)
+        yield _one_group(names, self._rows(first, stop), self.shape, self.columns)
+
+    def _rows(self, first: int, stop: int) -> Rows:
+        """A copy. Of a file in the order of rows it is read: what a map has shown counts as memory
+        of the process, and a file cut off meanwhile would end it."""
+        array, path = self._array, self._path
+        if path is None or not array.flags.c_contiguous or not isinstance(array, np.memmap):
+            return np.array(array[first:stop], order="C", subok=False)
+        size = math.prod(array.shape[1:])
+        offset = array.offset + first * size * array.itemsize
+        with reading(path):
+            rows = np.fromfile(path, array.dtype, (stop - first) * size, offset=offset)
+            if len(rows) < (stop - first) * size:
+                raise EOFError("it is shorter than its header says")
+        return rows
 
 
 class NpzSource:
@@ -137,7 +150,7 @@ class NpzSource:
 
 
 def open_npy(path: Path) -> ArraySource:
-    """A .npy file, memory-mapped. Raises DataError if it is damaged or holds something else."""
+    """A .npy file. Raises DataError if it is damaged or holds something else."""
     with reading(path):
         array = np.lib.format.open_memmap(path, mode="r")
     return ArraySource(array, path)
