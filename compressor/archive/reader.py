@@ -198,8 +198,9 @@ class Archive:
         pattern = re.compile(fnmatch.translate(only)) if only is not None else None
         for number in self.part_numbers():
             part = self.part(number)
-            names = part.items.path
-            wanted = np.array([not pattern or bool(pattern.match(name)) for name in names], bool)
+            wanted = np.ones(len(part.items), bool)
+            if pattern is not None:
+                wanted[:] = [bool(pattern.match(name)) for name in part.items.path]
             for start, stop in _segment_edges(part.items):
                 rows = start + np.flatnonzero(wanted[start:stop])
                 if len(rows):
