@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError, UnreadableImage
 from .images import Chunk
 from .names import UNSAFE, row_names
-from .reading import chunks_of, fingerprint, reading, shards_of
+from .reading import chunks_of, fingerprint, parquet_file, shards_of
 
 NAME_COLUMNS = ("path", "name", "filename")
 ROWS_AT_ONCE = 64
@@ -36,7 +35,7 @@ class ParquetSource:
     def __init__(self, location: Path, parts: list[Path], column: str | None) -> None:
         self._parts: list[tuple[Path, int]] = []
         for part in parts:
-            with _open(part) as file:
+            with parquet_file(part) as file:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
             if not self._parts:
                 self._column = _image_column(schema, column, part)
@@ -69,7 +68,7 @@ class ParquetSource:
         first = 0
         for part, rows in self._parts:
             if first + rows > start:
-                with _open(part) as file:
+                with parquet_file(part) as file:
                     yield from self._rows(file, first, start)
             first += rows
 
@@ -107,7 +106,7 @@ class ParquetSource:
             return False
         pieces = []
         for part, _ in self._parts:
-            with _open(part) as file:
+            with parquet_file(part) as file:
                 for batch in file.iter_batches(columns=[".".join(self._names_at)]):
                     pieces.append(_select(batch, self._names_at).cast(pa.large_string()))
         names = pa.chunked_array(pieces, pa.large_string())
@@ -118,21 +117,9 @@ class ParquetSource:
 
 def holds_images(part: Path, column: str | None) -> bool:
     """Whether a column of the file, or the one named, has encoded images."""
-    with _open(part) as file:
+    with parquet_file(part) as file:
         fields = [f for f in file.schema_arrow if column is None or f.name == column]
     return any(_holds_images(field.type) for field in fields)
-
-
-@contextmanager
-def _open(part: Path) -> Iterator[pq.ParquetFile]:
-    """The file for the body; damage, seen now or in the body, is raised as ``reading`` does."""
-    with reading(part):
-        try:
-            # Mapped: a row group of plain bytes would otherwise be read into memory as a whole.
-            with pq.ParquetFile(part, memory_map=True) as file:
-                yield file
-        except pa.ArrowException as error:
-            raise ValueError(str(error)) from error
 
 
 def _image_column(schema: pa.Schema, column: str | None, part: Path) -> str:

@@ -13,10 +13,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ..errors import DataError, UnreadableImage
 from .decode import decode_all
 from .images import Chunk, Shard
 
+PIECE = 2**20  # bytes of a Parquet file's column that are read at a time
 # What zipfile, tarfile, NumPy and gzip were seen to raise for damaged files.
 _ERRORS = (
     OSError,
@@ -42,6 +46,21 @@ def reading(path: Path) -> Iterator[None]:
             detail = " ".join(str(error).split()) or type(error).__name__
             reason = f"it is damaged or cut off ({detail}); copy it again from where it came"
         raise DataError(f"cannot read {path}: {reason}") from error
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file for the body; damage, seen now or in the body, is raised as ``reading`` does.
+
+    Column chunks are read a piece at a time: one of plain bytes is as large as its row group, and
+    the pages of a map would count as memory of the process.
+    """
+    with reading(path):
+        try:
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=PIECE) as file:
+                yield file
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
 
 
 def fingerprint(kind: str, files: Iterator[tuple[str, Path]]) -> str:

@@ -18,12 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ..errors import DataError
 from .images import Chunk, Group, Images, Shard
 from .names import UNSAFE, row_names
-from .reading import fingerprint, reading, shards_of
+from .reading import fingerprint, parquet_file, reading, shards_of
 
 # The last two are what pandas calls an index without a name, in CSV and in Parquet.
 NAME_COLUMNS = ("path", "name", "filename", "id", "", "__index_level_0__")
@@ -196,7 +195,7 @@ class ParquetTable:
         self.files, self._count = parts, 0
         ends = []
         for number, part in enumerate(parts):
-            with self._open(part) as file:
+            with parquet_file(part) as file:
                 schema = file.schema_arrow
                 self._count += file.metadata.num_rows
             ends.append(self._count)
@@ -214,18 +213,9 @@ class ParquetTable:
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for part in self.files:
-            with self._open(part) as file:
+            with parquet_file(part) as file:
                 for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                     yield batch.select(columns)
-
-    @contextmanager
-    def _open(self, part: Path) -> Iterator[pq.ParquetFile]:
-        with reading(part):
-            try:
-                with pq.ParquetFile(part, memory_map=True) as file:
-                    yield file
-            except pa.ArrowException as error:
-                raise ValueError(str(error)) from error
 
 
 def vectors(
