@@ -119,7 +119,9 @@ class Index:
 def _to_parquet(columns: Mapping[str, Any], schema: pa.Schema) -> bytes:
     if any(codec != MODEL for codec in columns["codec"]):
         schema = schema.append(_CODEC)
-    table = pa.table([columns[name] for name in schema.names], schema)
+    table = pa.Table.from_arrays(
+        [_array(columns[field.name], field) for field in schema], schema=schema
+    )
     sink = pa.BufferOutputStream()
     encoding = {
         field.name: "DELTA_BYTE_ARRAY" if field.type == pa.string() else "DELTA_BINARY_PACKED"
@@ -167,5 +169,18 @@ def _codecs(table: pa.Table) -> list[str]:
     return codecs
 
 
+# Not pa.array and to_numpy: these import pandas where there is one, which takes longer and more
+# memory than many a job.
+
+
+def _array(values: Any, field: pa.Field) -> pa.Array:
+    if field.type == pa.string():
+        builder = pa.lib.StringBuilder()
+        builder.append_values(values)
+        return builder.finish()
+    numbers = np.ascontiguousarray(values, field.type.to_pandas_dtype())
+    return pa.Array.from_buffers(field.type, len(numbers), [None, pa.py_buffer(numbers)])
+
+
 def _integers(table: pa.Table, name: str) -> Integers:
-    return table[name].to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+    return np.from_dlpack(table[name].combine_chunks()).astype(np.int64)

@@ -36,9 +36,9 @@ from .blocks import (
 )
 from .manifest import FORMAT, ArchiveManifest, PartEntry, entry_of, part_files
 from .stored import StoredGroup, pack_stored
-from .tables import MAX_NAME, MAX_ROWS, Index, Items
+from .tables import MAX_NAME, Index, Items
 
-PART_IMAGES = MAX_ROWS
+PART_IMAGES = 1 << 15  # of MAX_ROWS: names and places of a part are in memory, here and in readers
 PART_BYTES = 1 << 30  # of payload: a part that has them is closed
 MAX_PARTS = 1 << 16
 
