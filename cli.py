@@ -310,8 +310,9 @@ def decompress(
     "--scorer",
     multiple=True,
     metavar="NAME",
-    help="Which score, l2 by default; auto; ensemble, or a+b for the rank average of a and b. With "
-    "several (a,b or repeated) the first decides, the others have columns.",
+    help="Which score, by default the model's, mostly l2; auto; ensemble, or a+b for the rank "
+    "average of a and b. With several (a,b or repeated) the first decides, the others have "
+    "columns.",
 )
 @click.option("--fpr", type=float, help="False alarms among normal data [default: 0.01].")
 @click.option(

@@ -93,8 +93,9 @@ class ModelManifest(BaseModel):
     config: dict[str, Any] = {}  # the plugin's
     data: DataSpec
     code: CodeSpec
-    scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map; the first is default
+    scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map
     further_scores: tuple[str, ...] = ()  # outputs of further.onnx
+    default_score: str | None = None  # None, as before 0.4.0: the first of scores
     separability: dict[str, float] = {}  # of scores, by which auto chooses: anomaly/selection.py
     generative: bool = False  # whether codes z ~ N(0, I) decode to samples
     training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
@@ -218,6 +219,11 @@ class Model:
     def graph_scores(self) -> tuple[str, ...]:
         """The names of the scores that scorer.onnx gives."""
         return self.manifest.scores
+
+    @property
+    def default_score(self) -> str | None:
+        """The plugin's, where it has one."""
+        return self.manifest.default_score
 
     @property
     def further_scores(self) -> tuple[str, ...]:

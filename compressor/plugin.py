@@ -187,6 +187,7 @@ class Autoencoder(nn.Module):
     stride: int | None = None  # of a fully convolutional pair; None for one fixed input size
     generative: bool = False  # whether z ~ N(0, I) decodes to samples
     rebuilds_features: bool = False  # of images, in place of pixels: a detector alone, no codec
+    default_score: str | None = None  # what anomalies are told by where no score is named; None: l2
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

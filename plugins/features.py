@@ -64,6 +64,7 @@ class Features(Autoencoder):
     contract = 2
     Config = FeaturesConfig
     rebuilds_features = True
+    default_score = "top"  # a defect is small, and the rest of the image as good as any
 
     def __init__(self, config: FeaturesConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)

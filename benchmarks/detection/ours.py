@@ -131,7 +131,7 @@ _DEEP = {"hidden": [16, 32, 64, 64], "latent": 16, "batch_size": 16, "patience":
 _SURFACE = (
     Row("undercomplete", "undercomplete", _DEEP, side=128),
     Row("denoising, defects", "denoising", {**_DEEP, "noise": "defects"}, side=128),
-    Row("features", "features", {"batch_size": 16, "patience": 1000}, steps=120),
+    Row("features", "features", {"batch_size": 16, "patience": 1000}, steps=120, judged="top"),
 )
 ROWS: dict[str, tuple[Row, ...]] = {
     "mnist": _SMALL,

@@ -46,6 +46,9 @@ class Scored(Graphs, Protocol):
     def graph_scores(self) -> Sequence[str]: ...
 
     @property
+    def default_score(self) -> str | None: ...
+
+    @property
     def further_scores(self) -> Sequence[str]: ...
 
     @property
@@ -81,6 +84,11 @@ Scorer = Callable[[Seen], npt.NDArray[Any]]
 
 def scorers(model: Scored) -> dict[str, Scorer]:
     """The scores that a model has, its default first."""
+    found, default = _scorers(model), model.default_score
+    return {default: found[default], **found} if default in found else found
+
+
+def _scorers(model: Scored) -> dict[str, Scorer]:
     found: dict[str, Scorer] = {name: partial(_of_graph, name=name) for name in model.graph_scores}
     if not found:
         return {}

@@ -27,6 +27,7 @@ from ..entropy.hyperprior import HyperTables
 from ..entropy.networks import OnnxNetworks
 from ..entropy.prior import Prior
 from ..entropy.tables import Tables
+from ..errors import ExportError
 from ..export.graphs import export_graphs
 from ..export.halo import measure_halo
 from ..export.hyperprior import export_hyperprior
@@ -107,7 +108,8 @@ def bundle(
     shape = tuple(model_code(model, probe[:1]).shape[1:])
     code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
     further_names = FurtherScorer(model).names if "further.onnx" in files else ()
-    unsaved = _Unsaved(files, code, model.spec, score_names(model, nats), further_names)
+    names = score_names(model, nats)
+    unsaved = _Unsaved(files, code, model.spec, names, model.default_score, further_names)
     engine = Engine(unsaved, "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
     if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
@@ -129,7 +131,13 @@ def bundle(
         differences = _differences(engine, dataset, split.training, model.spec)
     files[NAME] = Normals.learn(codes, differences, facts["seed"]).to_bytes()
     unsaved.prior = prior
-    scores = score_rows(scorers(unsaved), engine, dataset.rows, split.calibration)
+    available = scorers(unsaved)
+    if model.default_score not in (None, *available):
+        raise ExportError(
+            f"the plugin's default_score is {model.default_score!r}; its models have "
+            f"{', '.join(available)}"
+        )
+    scores = score_rows(available, engine, dataset.rows, split.calibration)
     if scores:
         files["calibration.parquet"] = calibration_bytes(scores)
     files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe, generative)
@@ -144,6 +152,7 @@ def bundle(
         data=_as_given(model, dataset),
         code=code,
         scores=unsaved.graph_scores,
+        default_score=unsaved.default_score,
         further_scores=unsaved.further_scores,
         separability=_separability(unsaved, engine, dataset, split.validation, facts["seed"]),
         generative=generative,
@@ -213,6 +222,7 @@ class _Unsaved:
     code: CodeSpec
     spec: DataSpec
     graph_scores: tuple[str, ...]
+    default_score: str | None
     further_scores: tuple[str, ...]
     prior: Tables = field(init=False)  # comes last
 

@@ -13,7 +13,7 @@ import pytest
 from compressor.anomaly.calibration import p_values
 from compressor.anomaly.chosen import MEMBERS, Chosen
 from compressor.data.images import Pixels
-from compressor.errors import ConfigError
+from compressor.errors import ConfigError, ExportError
 from compressor.model import Model, calibration_bytes, file_entries, manifest_files
 from compressor.verbs import calibrate, inspect, score
 
@@ -84,6 +84,23 @@ def test_an_ensemble_ranks_among_the_calibrations_and_keeps_to_the_level(
     assert min(known[m] for m in members) >= max(
         known[m] for m in known if m in MEMBERS and m not in members
     )
+
+
+def test_a_plugin_says_what_is_taken_where_no_score_is_named(
+    clothes: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compressor.plugins.undercomplete import Undercomplete
+
+    from compressor.verbs import train
+
+    monkeypatch.setattr(Undercomplete, "default_score", "knn")
+    train("undercomplete", clothes[:300], tmp_path / "model", max_steps=3)
+    summary = score(clothes[:5], tmp_path / "model", tmp_path / "r.parquet", fpr=0.1)
+    assert summary["scorer"] == "knn"
+    assert inspect(tmp_path / "model")["scorers"][0]["name"] == "knn"
+    monkeypatch.setattr(Undercomplete, "default_score", "vibes")
+    with pytest.raises(ExportError, match="default_score is 'vibes'; its models have l2"):
+        train("undercomplete", clothes[:300], tmp_path / "other", max_steps=3)
 
 
 def test_auto_is_what_separates_best(model: Path, clothes: Pixels, tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_the_error_map_is_largest_where_a_defect_was_pasted(
 def test_scores_codes_and_reports_are_made(detector: Path, clothes: Pixels, tmp_path: Path) -> None:
     page = tmp_path / "scores.html"
     summary = score(clothes[:20], detector, tmp_path / "s.csv", fpr=0.1, report=page)
+    assert summary["scorer"] == "top"
     assert summary["images"] == 20 and page.exists()
     assert encode(clothes[:5], detector, tmp_path / "codes.npy")["images"] == 5
     assert report(detector, clothes[:20], tmp_path / "model.html")["mse"] > 0
