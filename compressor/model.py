@@ -97,6 +97,7 @@ class ModelManifest(BaseModel):
     further_scores: tuple[str, ...] = ()  # outputs of further.onnx
     default_score: str | None = None  # None, as before 0.4.0: the first of scores
     separability: dict[str, float] = {}  # of scores, by which auto chooses: anomaly/selection.py
+    quartiles: dict[str, tuple[float, float, float]] = {}  # of scores: anomaly/ensemble.py
     generative: bool = False  # whether codes z ~ N(0, I) decode to samples
     training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
     quantiser: dict[str, Any] = {}  # steps, and how often validation codes left the tables' range

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..model import AUTO, ENSEMBLE, Model
 from .calibration import Scores
-from .ensemble import Ensemble
+from .ensemble import Ensemble, Ranked
 from .scorers import Scorer, Seen, score_all, scorers
 
 # An ensemble averages those of these that separate best: one of each kind, for those that are alike
@@ -35,7 +35,7 @@ class Chosen:
         named = [name.strip() for part in given for name in part.split(",")]
         self.names = tuple(dict.fromkeys(self._resolved(name) for name in named))
         self._columns = model.calibration_columns()
-        self._ensembles: dict[str, Ensemble] = {}
+        self._ensembles: dict[str, Ensemble | Ranked] = {}
         wanted: dict[str, Scorer] = {}
         for name in self.names:
             members = self._members(name)
@@ -86,10 +86,14 @@ class Chosen:
             )
         return self._available[name]
 
-    def _averaged(self, name: str, members: list[str]) -> Ensemble:
-        if missing := [member for member in members if not len(self._columns.get(member, ()))]:
+    def _averaged(self, name: str, members: list[str]) -> Ensemble | Ranked:
+        columns = {member: self._columns.get(member, np.empty(0)) for member in members}
+        known = self._model.manifest.quartiles
+        if known.keys() >= columns.keys():
+            return Ensemble({member: known[member] for member in members}, columns)
+        if missing := [member for member in members if not len(columns[member])]:
             raise ConfigError(
                 f"--scorer {name} averages ranks among calibration scores, and the model has none "
                 f"of {', '.join(missing)}: calibrate it (compressor calibrate MODEL DATA)"
             )
-        return Ensemble({member: self._columns[member] for member in members})
+        return Ranked(columns)

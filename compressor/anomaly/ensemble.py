@@ -1,7 +1,16 @@
-"""The rank average of several scores: how high each ranks among the calibration's, on average.
+"""The rank average of several scores: how high each ranks among normal inputs, on average.
 
-With n calibration inputs and m scores an input x has the ranks r_j(x) = 1 + #{i: s_ij >= s_j(x)},
-the numerators of its conformal p-values, and the score
+``Ensemble`` takes validation inputs for these, and of them three numbers: the Cauchy distribution
+with their median, whose quartiles are as far apart,
+
+    F_j(s) = 1/2 + arctan(2 (s - median_j) / (upper_j - lower_j)) / pi
+
+is about the share of normal inputs that s is above, has no ties, and goes on where normal inputs
+end. The mean of F_j(s_j(x)) is a fixed function of x, so that p-values are those of any score.
+
+``Ranked`` is for models that were made without these quartiles: it ranks among the calibration's
+scores, above all of which anomalies tie. With n calibration inputs and m scores an input x has the
+ranks r_j(x) = 1 + #{i: s_ij >= s_j(x)}, the numerators of its conformal p-values, and the score
 
     E(x) = 1 - sum_j r_j(x) / (m (n + 1))
 
@@ -25,8 +34,39 @@ import numpy as np
 
 from .calibration import Scores
 
+Quartiles = tuple[float, float, float]
+
+
+def quartiles_of(scores: Mapping[str, Scores]) -> dict[str, Quartiles]:
+    """Of each score, (n,), that is finite in half of the inputs and not the same."""
+    with np.errstate(invalid="ignore"):  # between infinities
+        found = {name: np.quantile(values, [0.25, 0.5, 0.75]) for name, values in scores.items()}
+    return {
+        name: (float(lower), float(median), float(upper))
+        for name, (lower, median, upper) in found.items()
+        if np.isfinite([lower, median, upper]).all() and upper > lower
+    }
+
 
 class Ensemble:
+    """quartiles: each member's; members: their calibration scores, (n,) each, n perhaps 0."""
+
+    def __init__(self, quartiles: Mapping[str, Quartiles], members: Mapping[str, Scores]) -> None:
+        self._quartiles = quartiles
+        whole = all(len(scores) for scores in members.values())
+        self.calibration = self.scores(members) if whole else np.empty(0)
+
+    def scores(self, scores: Mapping[str, Scores]) -> Scores:
+        """Of inputs with these scores, (N,) each, the members' among them: (N,) in [0, 1]."""
+        ranks: list[Scores] = [
+            0.5 + np.arctan(2 * (scores[name] - median) / (upper - lower)) / np.pi
+            for name, (lower, median, upper) in self._quartiles.items()
+        ]
+        mean: Scores = np.mean(ranks, axis=0)
+        return mean
+
+
+class Ranked:
     """members: each one's calibration scores, (n,), all in the same order of inputs, n above 0."""
 
     def __init__(self, members: Mapping[str, Scores]) -> None:

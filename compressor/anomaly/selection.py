@@ -28,11 +28,14 @@ INPUTS = 256  # that are spoilt, at most
 
 
 def separability(
-    score: Callable[[Rows], Mapping[str, Scores]], normal: Rows, seed: int
+    score: Callable[[Rows], Mapping[str, Scores]],
+    normal: Rows,
+    usual: Mapping[str, Scores],
+    seed: int,
 ) -> dict[str, float]:
-    """The mean AUROC of each score. normal: validation inputs (n, *shape), n above 1."""
+    """The mean AUROC of each score. normal: validation inputs (n, *shape), n above 1, and what
+    ``score`` gives for them."""
     random = np.random.default_rng(seed)
-    usual = score(normal)
     ways = _IMAGES if normal.ndim == 4 else _VECTORS
     found = [score(spoil(normal, random)) for spoil in ways]
     return {

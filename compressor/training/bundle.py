@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..anomaly.calibration import Scores
+from ..anomaly.ensemble import Quartiles, quartiles_of
 from ..anomaly.normals import LEARNED_FROM, NAME, Normals
 from ..anomaly.scorers import score_rows, scorers
 from ..anomaly.selection import INPUTS, separability
@@ -146,6 +147,7 @@ def bundle(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
         {name: tensor.clone().contiguous() for name, tensor in weights.items()}
     )
+    compared, quartiles = _compared(unsaved, engine, dataset, split.validation, facts["seed"])
     manifest = ModelManifest(
         plugin=plugin,
         config=model.config.model_dump(mode="json"),
@@ -154,7 +156,8 @@ def bundle(
         scores=unsaved.graph_scores,
         default_score=unsaved.default_score,
         further_scores=unsaved.further_scores,
-        separability=_separability(unsaved, engine, dataset, split.validation, facts["seed"]),
+        separability=compared,
+        quartiles=quartiles,
         generative=generative,
         training={
             **facts,
@@ -320,20 +323,22 @@ def _differences(
     return np.concatenate([part["hidden_differences"] for part in parts])
 
 
-def _separability(
+def _compared(
     unsaved: _Unsaved, engine: Engine, dataset: Dataset, held_out: Indices, seed: int
-) -> dict[str, float]:
-    """What ``auto`` goes by, of validation inputs; {} without two of them."""
+) -> tuple[dict[str, float], dict[str, Quartiles]]:
+    """What ``auto`` and ensembles go by, of validation inputs; {} without two of them."""
     most = max(2, min(INPUTS, SPOILT_ELEMENTS // math.prod(dataset.rows.shape[1:]), len(held_out)))
     if len(held_out) < 2:
-        return {}
+        return {}, {}
     evenly = np.linspace(0, len(held_out) - 1, most).astype(int)
     normal, available = dataset.rows[held_out[evenly]], scorers(unsaved)
 
     def score(rows: Rows) -> dict[str, Scores]:
         return score_rows(available, engine, rows, np.arange(len(rows)))
 
-    return {name: round(value, 4) for name, value in separability(score, normal, seed).items()}
+    usual = score(normal)
+    found = separability(score, normal, usual, seed)
+    return {name: round(value, 4) for name, value in found.items()}, quartiles_of(usual)
 
 
 def _codes(

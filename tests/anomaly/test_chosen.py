@@ -117,7 +117,9 @@ def without(model: Path, copy: Path, column: str) -> Path:
     del columns[column]
     content = calibration_bytes(columns)
     entries = opened.manifest.files | file_entries({"calibration.parquet": content})
-    manifest = opened.manifest.model_copy(update={"files": entries, "separability": {}})
+    manifest = opened.manifest.model_copy(
+        update={"files": entries, "separability": {}, "quartiles": {}}
+    )
     for name, new in {"calibration.parquet": content, **manifest_files(manifest)}.items():
         (copy / name).write_bytes(new)
     return copy

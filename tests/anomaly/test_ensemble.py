@@ -1,4 +1,4 @@
-"""The rank average: a p-value that holds, and a single member's own."""
+"""Rank averages: p-values that hold, a single member's own order, and no ties beyond the normal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.anomaly.calibration import Scores, p_values
-from compressor.anomaly.ensemble import Ensemble
+from compressor.anomaly.ensemble import Ensemble, Ranked, quartiles_of
 
 few_values = st.integers(0, 4).map(float)  # so that there are ties
 
 
 def p_of(members: dict[str, Scores], scores: dict[str, Scores]) -> Scores:
-    ensemble = Ensemble(members)
+    ensemble = Ranked(members)
     return p_values(np.sort(ensemble.calibration), ensemble.scores(scores))
 
 
@@ -60,7 +60,27 @@ def test_false_alarms_keep_to_the_level_and_are_not_far_below() -> None:
 
 def test_what_is_strange_in_several_ways_is_stranger_than_in_one() -> None:
     calibration = {name: np.arange(100.0) for name in "ab"}
-    found = Ensemble(calibration).scores(
-        {"a": np.array([99.0, 99, 0]), "b": np.array([99.0, 0, 0])}
-    )
+    found = Ranked(calibration).scores({"a": np.array([99.0, 99, 0]), "b": np.array([99.0, 0, 0])})
     assert found[0] > found[1] > found[2]
+
+
+def test_a_smooth_rank_keeps_the_order_and_does_not_end() -> None:
+    random = np.random.default_rng(0)
+    normal = {"a": random.exponential(size=1001), "b": random.normal(size=1001) * 100}
+    quartiles = quartiles_of(normal)
+    alone = Ensemble({"a": quartiles["a"]}, {"a": normal["a"]})
+    low, middle, high = alone.scores({"a": np.array(quartiles["a"])})
+    assert 0.2 < low < middle == 0.5 < high < 0.8
+    assert (np.diff(alone.calibration[np.argsort(normal["a"])]) > 0).all()
+    both = Ensemble(quartiles, normal)
+    far = {"a": np.array([50.0, 51.0, np.inf]), "b": np.array([900.0, 900.0, np.inf])}
+    found = both.scores(far)
+    assert both.calibration.max() < found[0] < found[1] < found[2] == 1
+
+
+def test_scores_without_quartiles_are_left_out() -> None:
+    same, infinite = np.ones(8), np.array([0.0] + [np.inf] * 7)
+    assert quartiles_of({"same": same, "infinite": infinite, "good": np.arange(8.0)}).keys() == {
+        "good"
+    }
+    assert not len(Ensemble({"a": (0, 1, 2)}, {"a": np.empty(0)}).calibration)

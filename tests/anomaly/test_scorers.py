@@ -168,6 +168,6 @@ def test_separability_needs_no_labels_and_knows_a_good_score_from_a_bad_one(
             "brightness": -images.mean((1, 2, 3)),
         }
 
-    found = separability(scores, clothes[:60], seed=0)
-    assert found == separability(scores, clothes[:60], seed=0)
+    found = separability(scores, clothes[:60], scores(clothes[:60]), seed=0)
+    assert found == separability(scores, clothes[:60], scores(clothes[:60]), seed=0)
     assert found["nearest"] > max(found["mean"], found["brightness"]) + 0.1
