@@ -95,7 +95,7 @@ class ModelManifest(BaseModel):
     code: CodeSpec
     scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map
     further_scores: tuple[str, ...] = ()  # outputs of further.onnx
-    default_score: str | None = None  # None, as before 0.4.0: the first of scores
+    default_score: str | None = None  # None: the first of scores
     separability: dict[str, float] = {}  # of scores, by which auto chooses: anomaly/selection.py
     quartiles: dict[str, tuple[float, float, float]] = {}  # of scores: anomaly/ensemble.py
     generative: bool = False  # whether codes z ~ N(0, I) decode to samples

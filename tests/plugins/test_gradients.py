@@ -40,11 +40,10 @@ def test_a_quarter_turn_of_the_image_turns_its_gradients(clothes: Pixels) -> Non
     expected = torch.rot90(phi(x), 1, (2, 3))
     quarter = DIRECTIONS // 4
     assert torch.allclose(turned[:, -1], expected[:, -1], atol=1e-5)
-    for turn in (quarter, -quarter):
-        rolled = torch.roll(expected[:, :DIRECTIONS], turn, 1)
-        if torch.allclose(turned[:, :DIRECTIONS], rolled, atol=1e-4):
-            return
-    pytest.fail("the directions are not those of the image, turned")
+    assert any(
+        torch.allclose(turned[:, :-1], torch.roll(expected[:, :-1], turn, 1), atol=1e-4)
+        for turn in (quarter, -quarter)
+    )
 
 
 def test_faint_edges_count_as_strong_ones_do_and_a_plain_image_has_none() -> None:
