@@ -46,6 +46,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from compressor import verbs
+from compressor.codecs.rivals import CODECS, Codec, mosaic
 from compressor.datasets import ArchiveStream
 from compressor.engine.engine import batch_size
 from compressor.engine.pipeline import worker_count
@@ -55,7 +56,6 @@ from compressor.entropy.hyperprior import HyperTables, Networks
 from compressor.entropy.networks import DECODER, ENCODER
 from compressor.entropy.tables import Codes, Tables
 from compressor.model import Model
-from compressor.report.rivals import CODECS, Codec, mosaic
 from compressor.spec import size_of
 
 HYPER_BATCH = 64  # images, as the verbs have them where they are of 28x28

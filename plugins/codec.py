@@ -19,10 +19,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.errors import ConfigError
+from compressor.networks.autoencoders import Latent, Widths
+from compressor.networks.blocks import with_hidden
 from compressor.plugin import Autoencoder, Code, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
-from compressor.training.blocks import with_hidden
-from compressor.training.networks import Latent, Widths
 
 SLOPE = 0.1  # of the leaky ReLU
 # Grey, blue against red, green against both, orthonormal; and how much less than grey the others

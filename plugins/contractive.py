@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from compressor.likelihood import LikelihoodName
+from compressor.networks.autoencoders import Latent, NetworkName, Stack, Widths
+from compressor.networks.blocks import ActivationName, Pair
 from compressor.plugin import Pass, PluginConfig
 from compressor.spec import DataSpec
-from compressor.training.blocks import ActivationName, Pair
-from compressor.training.networks import Latent, NetworkName, Stack, Widths
 
 ROWS_AT_ONCE = 64  # of a Jacobian
 MEASURED = 32  # inputs whose whole Jacobians are computed for reports

@@ -30,9 +30,9 @@ from pydantic import Field
 from torch import Tensor
 
 from compressor.errors import ConfigError
+from compressor.networks.autoencoders import FeedForward, NetworkConfig
 from compressor.plugin import Pass
 from compressor.spec import DataSpec, ImageSpec
-from compressor.training.networks import FeedForward, NetworkConfig
 
 VECTOR_RANGE = (-3.0, 3.0)  # of standardised values, whose least and largest are not known
 OF_IMAGES = ("coarse", "patches", "defects")

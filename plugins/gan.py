@@ -20,9 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.errors import ConfigError
-from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
-from compressor.spec import DataSpec, ImageSpec
-from compressor.training.blocks import (
+from compressor.networks.autoencoders import Latent, NetworkName, Widths, is_conv, refuse_odd_size
+from compressor.networks.blocks import (
     ActivationName,
     Shaped,
     conv_to_vector,
@@ -30,13 +29,14 @@ from compressor.training.blocks import (
     dense,
     with_hidden,
 )
-from compressor.training.discriminator import (
+from compressor.networks.discriminator import (
     LEARNING_RATE,
     MOMENTUM,
     Discriminator,
     cross_entropy,
 )
-from compressor.training.networks import Latent, NetworkName, Widths, is_conv, refuse_odd_size
+from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
+from compressor.spec import DataSpec, ImageSpec
 
 LARGEST_LOGIT = 10.0  # in exp(logit), which has no bound
 DEVIATION = 0.1  # s of a Gaussian p(x | z): with it f(x) is the likeliest z, p(z) = N(0, I)

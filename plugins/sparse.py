@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from compressor.networks.autoencoders import FeedForward, NetworkConfig
 from compressor.plugin import Pass
 from compressor.spec import DataSpec
-from compressor.training.networks import FeedForward, NetworkConfig
 
 ALPHA = {"l1": 0.1, "kl": 50.0, "square": 200.0}
 

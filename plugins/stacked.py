@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from compressor.likelihood import LIKELIHOODS, LikelihoodName
+from compressor.networks.autoencoders import Latent, NetworkName, Stack, Widths
+from compressor.networks.blocks import ActivationName
 from compressor.plugin import Loss, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec
-from compressor.training.blocks import ActivationName
-from compressor.training.networks import Latent, NetworkName, Stack, Widths
 
 
 class StackedConfig(PluginConfig):

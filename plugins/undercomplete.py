@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from compressor.networks.autoencoders import FeedForward, NetworkConfig
+from compressor.networks.blocks import ActivationName
 from compressor.spec import DataSpec
-from compressor.training.blocks import ActivationName
-from compressor.training.networks import FeedForward, NetworkConfig
 
 
 class UndercompleteConfig(NetworkConfig):

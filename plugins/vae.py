@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from compressor.networks.autoencoders import FeedForward, NetworkConfig
 from compressor.plugin import Code, Pass
 from compressor.spec import DataSpec
-from compressor.training.networks import FeedForward, NetworkConfig
 
 LOG_VARIANCES = (-12.0, 6.0)
 # The square error is -log p(x | z) of a Gaussian with deviation s, times 2 s^2: so is beta. s = 0.1

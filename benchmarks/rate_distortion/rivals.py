@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 from cells import Cell
 
-from compressor.report.rivals import (
+from compressor.codecs.rivals import (
     CODECS,
     FORMS,
     SINGLE_IMAGES,

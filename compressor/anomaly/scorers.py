@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..archive.image_codecs import IMAGE_CODECS
+from ..codecs.image_codecs import IMAGE_CODECS
 from ..data.images import Pixels, Rows
 from ..engine.engine import Engine, Graphs
 from ..entropy.tables import Tables

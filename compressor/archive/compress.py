@@ -11,25 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from ..codecs.quality import psnr, structural_similarity
+from ..codecs.rivals import compare as compare_rivals
 from ..data.images import Group, Images, Pixels, Rows
 from ..data.sources import open_source
 from ..engine.job import Job, fitting
 from ..errors import ConfigError
 from ..files import refuse_existing, refuse_input
 from ..log import log
-from ..report.rivals import compare as compare_rivals
 from ..spec import VectorSpec, size_of
 from .blocks import MODEL, CodedImages, CodeGroup
 from .fallback import FALLBACKS, Fallback
-from .quality import (
-    ImageQuality,
-    Quality,
-    Rebuilt,
-    VectorQuality,
-    measurements_file,
-    psnr,
-    structural_similarity,
-)
+from .measurements import ImageQuality, Quality, Rebuilt, VectorQuality, measurements_file
 from .stored import StoredGroup
 from .writer import ArchiveWriter, PackedImages, pack_images
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..codecs.image_codecs import IMAGE_CODECS, decode, imagecodecs
+from ..codecs.quality import psnr
 from ..data.images import Group, Pixels
 from ..errors import ArchiveError, ConfigError, DataError
-from .image_codecs import IMAGE_CODECS, decode, imagecodecs
-from .quality import psnr
 from .stored import StoredGroup
 
 FALLBACKS = ("webp-lossless", "webp", "jpegxl-lossless", "jpegxl")

@@ -8,10 +8,10 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from ..codecs.image_codecs import IMAGE_CODECS, decode
 from ..data.images import Pixels
 from ..errors import ArchiveError, DataError
 from .blocks import MAX_ELEMENTS, Header, opened
-from .image_codecs import IMAGE_CODECS, decode
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..likelihood import LIKELIHOODS
+from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
-from ..training.normalisation import Normalisation, example
 from .portable import OPSET, clean, refuse_unportable
 from .scores import EveryScorer, Scorer, score_names
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..model import FURTHER_SCORES
+from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
-from ..training.normalisation import Normalisation, example
 
 SCALES = 3
 # -log p(x | z) of an element on average, at the likeliest scale, up to a constant; None where the

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..codecs.rivals import RivalSize
 from ..data.images import Pixels, Rows
 from .calibration_curve import BAND, CalibrationCurve, calibration_curve
 from .charts import axis
 from .heatmaps import overlay, ramp
 from .pictures import comparison_sheet, shrunk, shrunk_map
-from .rivals import RivalSize
 from .template import data_uri, write_page
 
 WORST_IMAGES = 60

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..likelihood import LIKELIHOODS
+from ..normalisation import Normalisation
 from ..plugin import Autoencoder, PluginConfig
 from ..spec import DataSpec
 from ..training.dataset import Dataset, split_rows
 from ..training.loop import Budget, Loop, State
-from ..training.normalisation import Normalisation
 from ..training.rate import add_bottleneck
 from ..training.settings import TrainingSettings
 

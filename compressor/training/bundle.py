@@ -37,11 +37,11 @@ from ..export.scores import FurtherScorer, nats_of, score_names
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
+from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
 from .card import model_card
 from .dataset import ELEMENTS_AT_ONCE, Dataset, Indices, Split, pieces
-from .normalisation import Normalisation
 from .quantiser import choose_steps, fitted_steps, model_code, squared_error
 from .rate import Aim, places
 from .settings import TrainingSettings

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ..data.images import Pixels, Rows, Source
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
+from ..normalisation import mean_and_scale
 from ..spec import DataSpec, ImageSpec, VectorSpec
-from .normalisation import mean_and_scale
 
 Indices = npt.NDArray[np.int64]
 MAX_HELD_OUT = 10_000  # rows in the validation split, and in the calibration split

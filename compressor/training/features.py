@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder
 from .dataset import Indices
-from .normalisation import Normalisation, example
 
 FILE = "features.bin"
 LARGEST = 2**33  # bytes on disk; of more images the features are made at every step

@@ -26,10 +26,10 @@ from ..data.images import Rows
 from ..engine.tiles import padded
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
+from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass, Phase
 from .dataset import BatchOrder, Dataset, Split, pieces
 from .features import Features, kept_features
-from .normalisation import Normalisation
 from .objective import Objective, phases, total, watched
 from .quantiser import PROBE_INPUTS, model_code, sensitivity_of
 from .rate import INTERVAL, WAITED, Aim

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..model import Model
+from ..networks.discriminator import WithDiscriminator
 from ..plugin import Autoencoder
 from ..registry import find, load
 from ..spec import DataSpec, ImageSpec
-from .discriminator import WithDiscriminator
 from .rate import add_bottleneck
 from .settings import TrainingSettings
 

@@ -13,9 +13,9 @@ from ..bottleneck.hyperprior import Hyperprior
 from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
 from ..log import log
+from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
-from .normalisation import Normalisation
 from .rate import Aim
 
 MISSED = 0.5  # of Aim.miss: what is told

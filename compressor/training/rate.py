@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..bottleneck.bottleneck import Bottleneck
+from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
 from ..spec import DataSpec, ImageSpec
-from .normalisation import Normalisation, example
 from .settings import TrainingSettings
 
 INTERVAL = 25  # steps between two looks

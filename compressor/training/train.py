@@ -30,6 +30,7 @@ from ..model import (
     refuse_model_output,
     write_model,
 )
+from ..normalisation import Normalisation
 from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
@@ -37,7 +38,6 @@ from .bundle import bundle
 from .dataset import Dataset, load_dataset, pieces, split_rows
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
 from .models import begin_where, make_model
-from .normalisation import Normalisation
 from .settings import TrainingSettings, split_settings
 
 

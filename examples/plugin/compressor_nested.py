@@ -7,8 +7,8 @@ elements alone are a good code already.
 import torch
 from pydantic import Field
 
+from compressor.networks.blocks import Shaped, dense
 from compressor.plugin import Autoencoder, Code, PluginConfig
-from compressor.training.blocks import Shaped, dense
 
 
 class NestedConfig(PluginConfig):

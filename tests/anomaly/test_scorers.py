@@ -11,7 +11,7 @@ import pytest
 from compressor.anomaly.normals import Normals
 from compressor.anomaly.scorers import Seen, score_all, score_rows, scorers, webp_bits
 from compressor.anomaly.selection import auroc, separability
-from compressor.archive.image_codecs import decode
+from compressor.codecs.image_codecs import decode
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.entropy import coder
@@ -101,7 +101,7 @@ def test_an_integer_outside_its_table_costs_what_an_escape_does(dense_model: Pat
 
 
 def test_webp_bits_are_those_of_a_file_that_gives_the_image_back(clothes: Pixels) -> None:
-    from compressor.archive.image_codecs import IMAGE_CODECS
+    from compressor.codecs.image_codecs import IMAGE_CODECS
 
     file = IMAGE_CODECS["webp-lossless"].encode(clothes[0], 0)
     assert webp_bits(clothes[:1])[0] == 8 * len(file)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.archive import image_codecs
 from compressor.archive.blocks import HEADER_SIZE, MAX_ELEMENTS, Header, scan
 from compressor.archive.fallback import FALLBACKS, Fallback
-from compressor.archive.image_codecs import IMAGE_CODECS, decode
-from compressor.archive.quality import psnr
 from compressor.archive.stored import pack_stored, unpack_stored
+from compressor.codecs import image_codecs
+from compressor.codecs.image_codecs import IMAGE_CODECS, decode
+from compressor.codecs.quality import psnr
 from compressor.data.images import Group
 from compressor.errors import ArchiveError, ConfigError, DataError, MissingDependency
 

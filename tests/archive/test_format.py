@@ -22,12 +22,12 @@ from PIL import Image
 
 from compressor.archive.blocks import CodedImages, CodeGroup
 from compressor.archive.fallback import Fallback
-from compressor.archive.image_codecs import IMAGE_CODECS
 from compressor.archive.reader import Archive
 from compressor.archive.stored import StoredGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.bottleneck.bottleneck import Bottleneck
 from compressor.bottleneck.hyperprior import SCALES
+from compressor.codecs.image_codecs import IMAGE_CODECS
 from compressor.data.images import Group
 from compressor.entropy.coder import encode
 from compressor.entropy.hyperprior import HyperTables

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from compressor.archive import image_codecs, quality
 from compressor.archive.blocks import scan
 from compressor.archive.reader import Archive
+from compressor.codecs import image_codecs, quality
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError, MissingDependency, OutputError

@@ -23,9 +23,9 @@ from compressor.export.graphs import export_graphs
 from compressor.export.parity import check_parity
 from compressor.export.portable import OPERATORS, OPSET
 from compressor.model import Model
+from compressor.networks.blocks import ActivationName, activation
 from compressor.plugin import Autoencoder, Code
 from compressor.spec import DataSpec, ImageSpec
-from compressor.training.blocks import ActivationName, activation
 from compressor.verbs import export
 
 SPEC = ImageSpec(height=28, width=28, channels=1)

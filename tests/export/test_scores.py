@@ -21,9 +21,9 @@ from compressor.export.graphs import export_graphs
 from compressor.export.parity import check_parity
 from compressor.export.scores import FurtherScorer, nats_of, score_names
 from compressor.model import Model
+from compressor.normalisation import Normalisation
 from compressor.plugin import Pass
 from compressor.spec import ImageSpec, VectorSpec
-from compressor.training.normalisation import Normalisation
 
 SPEC = ImageSpec(height=28, width=28, channels=1)
 STEPS = torch.full((12,), 0.1)

@@ -18,10 +18,10 @@ from compressor.plugins.contractive import (
 from torch import Tensor
 
 from compressor.data.images import Pixels
+from compressor.normalisation import Normalisation
 from compressor.plugin import Pass
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop
-from compressor.training.normalisation import Normalisation
 
 Fit = Callable[..., Loop]
 SPEC = ImageSpec(height=28, width=28, channels=1)

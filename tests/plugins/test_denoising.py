@@ -13,10 +13,10 @@ from torch import Tensor
 
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
+from compressor.normalisation import Normalisation
 from compressor.plugin import Pass
 from compressor.spec import DataSpec, ImageSpec, VectorSpec
 from compressor.training.loop import Loop
-from compressor.training.normalisation import Normalisation
 from compressor.training.objective import template_loss
 
 Fit = Callable[..., Loop]

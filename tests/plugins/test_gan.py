@@ -18,11 +18,11 @@ from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError
 from compressor.model import Model
+from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop, State
 from compressor.training.models import restore
-from compressor.training.normalisation import Normalisation
 from compressor.verbs import compress, decompress, score, train
 
 Fit = Callable[..., Loop]

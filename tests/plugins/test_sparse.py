@@ -13,10 +13,10 @@ from scipy.special import rel_entr
 from torch import Tensor, nn
 
 from compressor.data.images import Pixels
+from compressor.normalisation import Normalisation
 from compressor.plugin import Code, Pass
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop
-from compressor.training.normalisation import Normalisation
 
 Fit = Callable[..., Loop]
 SPEC = ImageSpec(height=28, width=28, channels=1)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from compressor.data.images import Pixels
 from compressor.model import Model
+from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop, State
 from compressor.training.models import restore
-from compressor.training.normalisation import Normalisation
 from compressor.verbs import train
 
 Fit = Callable[..., Loop]

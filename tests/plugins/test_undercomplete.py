@@ -19,10 +19,10 @@ from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 
 from compressor.data.images import Pixels
+from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.training.loop import Loop
 from compressor.training.models import restore
-from compressor.training.normalisation import Normalisation
 from compressor.verbs import compress, decompress, encode, train
 
 Fit = Callable[..., Loop]

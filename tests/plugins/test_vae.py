@@ -15,10 +15,10 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from compressor.data.images import Pixels
 from compressor.model import Model
+from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Code, Pass
 from compressor.spec import ImageSpec
 from compressor.training.models import restore
-from compressor.training.normalisation import Normalisation
 from compressor.training.objective import template_loss
 from compressor.verbs import encode, train
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compressor.codecs.rivals import RivalSize
 from compressor.errors import OutputError
 from compressor.report.heatmaps import overlay
 from compressor.report.page import CompressionSummary, ScoredImage, write_report
-from compressor.report.rivals import RivalSize
 
 HOSTILE = (
     "\"><script>alert('x')</script><img src=http://x.test/a.png>/{{ 7 * 7 }}&amp;\u202egnp.png"

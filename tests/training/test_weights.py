@@ -12,8 +12,8 @@ from compressor.plugins.undercomplete import Undercomplete
 from torch import Tensor
 
 from compressor.data.images import Pixels
+from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder
-from compressor.training.normalisation import Normalisation
 from compressor.training.quantiser import model_code, squared_error
 from compressor.training.weights import round_weights
 

@@ -21,12 +21,12 @@ from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError
 from compressor.model import Model
+from compressor.networks.discriminator import Discriminator, WithDiscriminator
+from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
-from compressor.training.discriminator import Discriminator, WithDiscriminator
 from compressor.training.loop import Loop, State
 from compressor.training.models import restore
-from compressor.training.normalisation import Normalisation
 from compressor.training.objective import template_loss
 from compressor.verbs import compress, decompress, score, train
 

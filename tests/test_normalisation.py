@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from compressor import normalisation
+from compressor.normalisation import Normalisation, example, mean_and_scale
 from compressor.spec import ImageSpec, VectorSpec
-from compressor.training import normalisation
-from compressor.training.normalisation import Normalisation, example, mean_and_scale
 
 
 @pytest.fixture(scope="module")

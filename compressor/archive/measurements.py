@@ -1,12 +1,11 @@
-"""How near what comes back is to what went in: per image, and over all of a job."""
+"""What ``compress --measure`` measures: per image, and over all of a job."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,85 +15,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ..data.images import Pixels, Rows
-from ..errors import MissingDependency
+from ..codecs.quality import Numbers, decibels, squared_errors, ssim
+from ..data.images import Rows
 from ..files import atomic_file
 from ..spec import VectorSpec
-
-PEAK = 255  # of a grey level
-ELEMENTS_AT_ONCE = 1 << 20  # whose differences are held: they take four times their memory
-SSIM_WINDOW = 11  # pixels a side: the Gaussian of sigma 1.5 is cut off at 3.5 sigma
-Numbers = npt.NDArray[np.float64]  # one an image
 
 _MEASUREMENTS = pa.schema(
     [("path", pa.string()), ("psnr", pa.float64()), ("ssim", pa.float64()), ("codec", pa.string())]
 )
-
-
-def psnr(original: Pixels, decoded: Pixels) -> Numbers:
-    """10 log10(255^2 / MSE) of each image, in dB: uint8 (n, H, W, C) twice -> (n,).
-
-    The mean is over all pixels and channels; infinity where an image came back exactly.
-    """
-    return _decibels(_squared_errors(original, decoded), original[:1].size)
-
-
-def _squared_errors(original: Pixels, decoded: Pixels) -> npt.NDArray[np.int64]:
-    """The sum over each image: uint8 (n, H, W, C) twice -> (n,)."""
-    errors = np.zeros(len(original), np.int64)
-    step = max(1, ELEMENTS_AT_ONCE // max(1, original[:, :1].size))  # rows of all images
-    for top in range(0, original.shape[1], step):
-        rows = slice(top, top + step)
-        difference = original[:, rows].astype(np.int32) - decoded[:, rows]
-        errors += np.square(difference).sum((1, 2, 3), dtype=np.int64)
-    return errors
-
-
-def _decibels(squared_error: npt.ArrayLike, elements: int) -> Numbers:
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(PEAK**2 * elements / np.asarray(squared_error, np.float64))
-
-
-def ssim(original: Pixels, decoded: Pixels) -> Numbers:
-    """The structural similarity of each image: uint8 (n, H, W, C) twice -> (n,), at most 1.
-
-    As in Wang et al. (2004): a Gaussian window of 11x11 with sigma 1.5, population covariances,
-    the mean over all windows inside of the image, and then over channels. Smaller images are
-    mirrored beyond their border as far as the window needs it; of those with a side below 3 there
-    is none, NaN. Raises MissingDependency without scikit-image.
-    """
-    side = min(SSIM_WINDOW, *original.shape[1:3])
-    if side < 3:
-        return np.full(len(original), np.nan)
-    similarity = structural_similarity()
-    return np.array(
-        [
-            similarity(
-                one,
-                other,
-                win_size=side - 1 + side % 2,  # odd; it only says how much border is left out
-                gaussian_weights=True,
-                sigma=1.5,
-                use_sample_covariance=False,
-                data_range=PEAK,
-                channel_axis=2,
-            )
-            for one, other in zip(original, decoded, strict=True)
-        ]
-    )
-
-
-@cache
-def structural_similarity() -> Callable[..., float]:
-    """That of scikit-image; MissingDependency if it is not installed."""
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise MissingDependency(
-            "measuring SSIM needs scikit-image: pip install 'compressor[measure]'"
-        ) from error
-    function: Callable[..., float] = structural_similarity
-    return function
 
 
 class Table(Protocol):
@@ -167,9 +95,9 @@ class ImageQuality:
 
     def measure(self, names: list[str], rebuilt: list[Rebuilt]) -> ImageMeasures:
         some = [one for one in rebuilt if len(one.positions)]
-        errors = [_squared_errors(one.original, one.decoded) for one in some]
-        decibels = [
-            _decibels(error, one.original[0].size) for error, one in zip(errors, some, strict=True)
+        errors = [squared_errors(one.original, one.decoded) for one in some]
+        psnrs = [
+            decibels(error, one.original[0].size) for error, one in zip(errors, some, strict=True)
         ]
         similarities = [ssim(one.original, one.decoded) for one in some]
         places = np.concatenate([np.empty(0, np.int64), *(one.positions for one in some)])
@@ -178,7 +106,7 @@ class ImageQuality:
         return ImageMeasures(
             names=[names[place] for place in places[order]],
             codecs=[codecs[row] for row in order],
-            psnr=np.concatenate([np.empty(0), *decibels])[order],
+            psnr=np.concatenate([np.empty(0), *psnrs])[order],
             ssim=np.concatenate([np.empty(0), *similarities])[order],
             squared_error=sum(int(error.sum()) for error in errors),
             elements=sum(one.original.size for one in some),
@@ -200,7 +128,7 @@ class ImageQuality:
         """
         error = self._squared_error
         return {
-            "psnr": round(float(_decibels(error, self._elements)), 4) if error else None,
+            "psnr": round(float(decibels(error, self._elements)), 4) if error else None,
             "psnr_mean": self._psnr.mean(4),
             "psnr_min": self._psnr.least(4),
             "exact_images": self._exact,

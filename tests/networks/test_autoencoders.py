@@ -13,9 +13,9 @@ from compressor.plugins.vae import VAE, VAEConfig
 from torch import nn
 
 from compressor.errors import ConfigError
+from compressor.networks.blocks import Pair
 from compressor.plugin import Pass
 from compressor.spec import ImageSpec, VectorSpec
-from compressor.training.blocks import Pair
 
 GREY, COLOUR = (ImageSpec(height=28, width=20, channels=channels) for channels in (1, 3))
 

@@ -5,9 +5,9 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from compressor.codecs import rivals
+from compressor.codecs.rivals import CODECS, compare, sample
 from compressor.errors import ConfigError, DataError, MissingDependency
-from compressor.report import rivals
-from compressor.report.rivals import CODECS, compare, sample
 
 DATA = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"
 NAMES = ["JPEG", "JPEG 2000", "WebP", "AVIF", "JPEG-XL"]

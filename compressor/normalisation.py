@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..spec import DataSpec, ImageSpec, VectorSpec
+from .spec import DataSpec, ImageSpec, VectorSpec
 
 ROWS = 65536  # at a time, of the vectors that mean and scale are computed from
 NOISE = 1e-7  # a column's deviation, as a part of its mean, that is float32's own

@@ -1,0 +1,83 @@
+"""How near what comes back is to what went in: PSNR and SSIM of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.images import Pixels
+from ..errors import MissingDependency
+
+PEAK = 255  # of a grey level
+ELEMENTS_AT_ONCE = 1 << 20  # whose differences are held: they take four times their memory
+SSIM_WINDOW = 11  # pixels a side: the Gaussian of sigma 1.5 is cut off at 3.5 sigma
+Numbers = npt.NDArray[np.float64]  # one an image
+
+
+def psnr(original: Pixels, decoded: Pixels) -> Numbers:
+    """10 log10(255^2 / MSE) of each image, in dB: uint8 (n, H, W, C) twice -> (n,).
+
+    The mean is over all pixels and channels; infinity where an image came back exactly.
+    """
+    return decibels(squared_errors(original, decoded), original[:1].size)
+
+
+def squared_errors(original: Pixels, decoded: Pixels) -> npt.NDArray[np.int64]:
+    """The sum over each image: uint8 (n, H, W, C) twice -> (n,)."""
+    errors = np.zeros(len(original), np.int64)
+    step = max(1, ELEMENTS_AT_ONCE // max(1, original[:, :1].size))  # rows of all images
+    for top in range(0, original.shape[1], step):
+        rows = slice(top, top + step)
+        difference = original[:, rows].astype(np.int32) - decoded[:, rows]
+        errors += np.square(difference).sum((1, 2, 3), dtype=np.int64)
+    return errors
+
+
+def decibels(squared_error: npt.ArrayLike, elements: int) -> Numbers:
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(PEAK**2 * elements / np.asarray(squared_error, np.float64))
+
+
+def ssim(original: Pixels, decoded: Pixels) -> Numbers:
+    """The structural similarity of each image: uint8 (n, H, W, C) twice -> (n,), at most 1.
+
+    As in Wang et al. (2004): a Gaussian window of 11x11 with sigma 1.5, population covariances,
+    the mean over all windows inside of the image, and then over channels. Smaller images are
+    mirrored beyond their border as far as the window needs it; of those with a side below 3 there
+    is none, NaN. Raises MissingDependency without scikit-image.
+    """
+    side = min(SSIM_WINDOW, *original.shape[1:3])
+    if side < 3:
+        return np.full(len(original), np.nan)
+    similarity = structural_similarity()
+    return np.array(
+        [
+            similarity(
+                one,
+                other,
+                win_size=side - 1 + side % 2,  # odd; it only says how much border is left out
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+                data_range=PEAK,
+                channel_axis=2,
+            )
+            for one, other in zip(original, decoded, strict=True)
+        ]
+    )
+
+
+@cache
+def structural_similarity() -> Callable[..., float]:
+    """That of scikit-image; MissingDependency if it is not installed."""
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise MissingDependency(
+            "measuring SSIM needs scikit-image: pip install 'compressor[measure]'"
+        ) from error
+    function: Callable[..., float] = structural_similarity
+    return function

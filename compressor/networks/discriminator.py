@@ -1,0 +1,149 @@
+"""The discriminator D: a GAN's second player, and a scorer that any autoencoder can be given.
+
+D(x) is a logit, above 0 where D takes x for real (Goodfellow et al. 2014). Two scores come of it:
+-D(x), and the distance between features that D sees in x and in g(f(x)) (Salimans et al. 2016;
+Schlegl et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..normalisation import Normalisation, example
+from ..plugin import Autoencoder, Code, Pass, Phase, Player
+from ..spec import DataSpec, ImageSpec
+
+CONV_WIDTHS, DENSE_WIDTHS = (32, 64, 128), (256, 64)
+SLOPE = 0.2  # of the leaky ReLU (Radford, Metz & Chintala 2016)
+SHARE = 0.25  # of the autoencoder's own training that an added discriminator gets
+LEARNING_RATE, MOMENTUM = 0.1, 0.5  # 2e-4 and 0.5 with Adam: Radford, Metz & Chintala 2016
+
+
+class Discriminator(nn.Module):
+    """x to a logit: strided convolutions, each position judged, or dense layers for vectors.
+
+    Convolutional, it takes images of any size. widths: of the layers, from the input on.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        conv: bool,
+        widths: Sequence[int] | None = None,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        layers: list[nn.Module] = []
+        if conv:
+            assert isinstance(spec, ImageSpec)
+            inputs: int = spec.channels
+            for number, width in enumerate(widths or CONV_WIDTHS):
+                # a side of n becomes one of n / 2, rounded up, so that there is always one left
+                layers.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
+                if norm and number:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.LeakyReLU(SLOPE))
+                inputs = width
+            self.head: nn.Module = nn.Conv2d(inputs, 1, 1)
+        else:
+            inputs = spec.elements
+            for width in widths or DENSE_WIDTHS:
+                layers += [nn.Linear(inputs, width), nn.LeakyReLU(SLOPE)]
+                inputs = width
+            self.head = nn.Linear(inputs, 1)
+        self.body = nn.Sequential(*layers)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer: (N, features) or (N, features, h, w)."""
+        features: Tensor = self.body(x if self.conv else x.flatten(1))
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """D(x), a logit (N,)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits.mean(tuple(range(1, logits.ndim)))
+
+    def distance(self, x: Tensor, other: Tensor) -> Tensor:
+        """The mean squared difference between the features of two inputs, (N,)."""
+        difference = (self.features(x) - self.features(other)).square()
+        return difference.mean(tuple(range(1, difference.ndim)))
+
+    def scores(self, passed: Pass) -> dict[str, Tensor]:
+        """Anomaly scores (N,), higher is stranger."""
+        return {
+            "logit": self(passed.x) * -1.0,  # Neg is no operator that runs everywhere
+            "feature_distance": self.distance(passed.x, passed.pixels),
+        }
+
+
+def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
+    """J(D) = -E log sigmoid(D(x)) - E log(1 - sigmoid(D(g(z)))), from logits."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+class WithDiscriminator(Autoencoder):
+    """Any autoencoder and, in a last phase, a discriminator trained on x against g(f(x))."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__(model.config, model.spec)
+        self.model = model
+        self.likelihood, self.stride = model.likelihood, model.stride
+        conv = isinstance(model.spec, ImageSpec)
+        self.discriminator = Discriminator(model.spec, conv=conv)
+        self.eval()
+        with torch.no_grad():
+            self.scores(Pass(self, Normalisation(self.spec)(example(self.spec, 1))))
+
+    @property
+    def generative(self) -> bool:  # type: ignore[override]  # a plugin's attribute may be one
+        """With a rate never: the plugin cannot say so, since the bottleneck is not its own."""
+        return self.model.generative and self.bottleneck is None
+
+    def encode(self, x: Tensor) -> Code:
+        return self.model.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.model.decode(z)
+
+    def corrupt(self, x: Tensor) -> Tensor:
+        return self.model.corrupt(x)
+
+    def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
+        return self.model.penalty(passed)
+
+    def measures(self, passed: Pass) -> Mapping[str, Tensor]:
+        return self.model.measures(passed)
+
+    def phases(self) -> Sequence[Phase]:
+        own = list(self.model.phases())
+        player = Player(
+            "discriminator",
+            [self.discriminator],
+            self._loss,
+            learning_rate=LEARNING_RATE,
+            momentum=MOMENTUM,
+        )
+        share = SHARE * sum(phase.share for phase in own)
+        return [*own, Phase("discriminator", [player], share)]
+
+    def _loss(self, passed: Pass) -> Mapping[str, Tensor]:
+        with torch.no_grad():  # as it will be used
+            fake = Pass(self, passed.x, training=False).pixels
+        return {
+            "discriminator": cross_entropy(self.discriminator(passed.x), self.discriminator(fake))
+        }
+
+    def scores(self, passed: Pass) -> Mapping[str, Tensor]:
+        own, added = self.model.scores(passed), self.discriminator.scores(passed)
+        if clash := own.keys() & added.keys():
+            raise ConfigError(
+                f"discriminator=true: this plugin has a score {min(clash)!r} of its own already"
+            )
+        return {**own, **added}
