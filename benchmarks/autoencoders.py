@@ -37,7 +37,7 @@ from compressor import verbs
 from compressor.engine.engine import Engine
 from compressor.model import Model
 from compressor.plugin import Autoencoder, Pass
-from compressor.training.models import restore
+from compressor.training.start import restore
 
 Images = npt.NDArray[np.uint8]
 PYTHAE = 89.8  # nats, its VAE on the same kind of data

@@ -312,7 +312,7 @@ def compressai_speed(
     import torch
 
     from compressor.export.graphs import Decoder, Encoder
-    from compressor.training.models import restore
+    from compressor.training.start import restore
 
     restored = restore(model)
     restored.bottleneck = None

@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .archive.items import Integers
 from .archive.pixels import decoded_images
 from .archive.reader import Archive, Part
-from .archive.tables import Integers
 from .data.images import Group, Images
 from .engine.engine import Engine
 from .engine.pipeline import in_order

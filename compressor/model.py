@@ -96,7 +96,7 @@ class ModelManifest(BaseModel):
     scores: tuple[str, ...] = ()  # outputs of scorer.onnx beside error_map
     further_scores: tuple[str, ...] = ()  # outputs of further.onnx
     default_score: str | None = None  # None: the first of scores
-    separability: dict[str, float] = {}  # of scores, by which auto chooses: anomaly/selection.py
+    separability: dict[str, float] = {}  # of scores, by which auto chooses: anomaly/separability.py
     quartiles: dict[str, tuple[float, float, float]] = {}  # of scores: anomaly/ensemble.py
     generative: bool = False  # whether codes z ~ N(0, I) decode to samples
     training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
@@ -207,7 +207,7 @@ class Model:
     @cached_property
     def prior(self) -> Tables:
         """What the codes are coded with."""
-        from .entropy.stored import read_prior
+        from .entropy.prior_file import read_prior
 
         return read_prior(self.read("prior.bin"), self.read)
 

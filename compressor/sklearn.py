@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from . import verbs
 from .anomaly.calibration import Scores, p_values, scores_needed, threshold_for
-from .anomaly.chosen import Chosen
+from .anomaly.requested import Chosen
 from .anomaly.scorers import Seen
 from .data.arrays import ArraySource
 from .data.images import Rows

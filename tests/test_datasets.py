@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from compressor.archive import blocks, writer
-from compressor.archive.tables import Index
+from compressor.archive.items import Index
 from compressor.data.images import Pixels
 from compressor.datasets import ArchiveDataset, ArchiveStream
 from compressor.engine.engine import Engine

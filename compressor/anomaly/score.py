@@ -16,14 +16,14 @@ from ..engine.job import Job
 from ..errors import ConfigError
 from ..files import merging_folder, refuse_existing, refuse_input
 from ..log import log
-from .chosen import Chosen
-from .decisions import fdr_threshold, first_threshold, guarantee
 from .drift import ANOMALIES, Drift, drift
-from .explained import REPORTED, Decided, write_scoring_report
-from .metrics import write_metrics
+from .prometheus import write_metrics
+from .report import REPORTED, Decided, write_scoring_report
+from .requested import Chosen
 from .results import ResultsWriter, is_folder
-from .scoring import Scoring
+from .rows import Scoring
 from .tally import COLUMNS, tally
+from .thresholds import fdr_threshold, first_threshold, guarantee
 
 
 def score(
@@ -55,7 +55,7 @@ def score(
     said), if Benjamini-Hochberg rejects it at ``fdr`` over the batch, or if its raw score is above
     ``threshold``. On average over calibrations at most ``fpr`` of normal images are anomalies so;
     with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
-    calibrations. ``scorer``: names, or one string with commas (chosen.py): the first decides, the
+    calibrations. ``scorer``: names, or one string with commas (requested.py): the first decides, the
     others have columns of their own. ``heatmaps``: a folder for the anomalies' error maps;
     ``report``: an HTML page; ``metrics``: a file .prom for Prometheus.
 

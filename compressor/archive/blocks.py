@@ -1,6 +1,6 @@
 """Blocks: the codes of some images of one size, entropy-coded together and framed with checksums.
 
-Or images of one size that a fallback codec stored: see stored.py. A frame says where it belongs and
+Or images of one size that a fallback codec stored: see fallback_blocks.py. A frame says where it belongs and
 can be found without the index: see FORMAT.md.
 """
 

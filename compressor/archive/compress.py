@@ -22,8 +22,8 @@ from ..log import log
 from ..spec import VectorSpec, size_of
 from .blocks import MODEL, CodedImages, CodeGroup
 from .fallback import FALLBACKS, Fallback
+from .fallback_blocks import StoredGroup
 from .measurements import ImageQuality, Quality, Rebuilt, VectorQuality, measurements_file
-from .stored import StoredGroup
 from .writer import ArchiveWriter, PackedImages, pack_images
 
 

@@ -11,7 +11,7 @@ from ..codecs.image_codecs import IMAGE_CODECS, decode, imagecodecs
 from ..codecs.quality import psnr
 from ..data.images import Group, Pixels
 from ..errors import ArchiveError, ConfigError, DataError
-from .stored import StoredGroup
+from .fallback_blocks import StoredGroup
 
 FALLBACKS = ("webp-lossless", "webp", "jpegxl-lossless", "jpegxl")
 

@@ -20,6 +20,8 @@ from ..errors import ArchiveError, ModelError, UnreadableImage
 from ..model import Model, decoding_files
 from . import blocks
 from .blocks import HEADER_SIZE, MAGICS, MODEL, PER_PART, CodedImages, CodeGroup, Header
+from .fallback_blocks import unpack_stored
+from .items import MAX_ROWS, MAX_UNPACKED, Index, Integers, Items
 from .manifest import (
     MAX_MANIFEST,
     ArchiveManifest,
@@ -28,8 +30,6 @@ from .manifest import (
     read_manifest,
     read_small,
 )
-from .stored import unpack_stored
-from .tables import MAX_ROWS, MAX_UNPACKED, Index, Integers, Items
 
 SEGMENT_IMAGES = 1024  # a segment is complete when it has them
 SEGMENT_PIXELS = 1 << 24  # or these

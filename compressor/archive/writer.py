@@ -34,9 +34,9 @@ from .blocks import (
     numbered,
     pack,
 )
+from .fallback_blocks import StoredGroup, pack_stored
+from .items import MAX_NAME, Index, Items
 from .manifest import FORMAT, ArchiveManifest, PartEntry, entry_of, part_files
-from .stored import StoredGroup, pack_stored
-from .tables import MAX_NAME, Index, Items
 
 PART_IMAGES = 1 << 15  # of MAX_ROWS: names and places of a part are in memory, here and in readers
 PART_BYTES = 1 << 30  # of payload: a part that has them is closed

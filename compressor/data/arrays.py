@@ -22,7 +22,7 @@ from ..errors import DataError
 from .images import Chunk, Group, Images, Rows, Shard
 from .names import row_names
 from .reading import fingerprint, reading
-from .tables import vectors
+from .vectors import vectors
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from ..errors import DataError
-from .archives import TarSource
+from .containers import TarSource
 from .images import Chunk, Images, Shard, Source
 from .reading import fingerprint
 

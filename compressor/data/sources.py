@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .archives import TarSource, ZipSource
 from .arrays import ArraySource, NpzSource, open_npy
+from .containers import TarSource, ZipSource
 from .decode import IMAGE_SUFFIXES
 from .folder import FolderSource, find_files
 from .images import Source
 from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource
-from .tables import CsvTable, ParquetTable, TableSource
+from .vectors import CsvTable, ParquetTable, TableSource
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 WANTED = (

@@ -18,7 +18,7 @@ from ..anomaly.calibration import Scores
 from ..anomaly.ensemble import Quartiles, quartiles_of
 from ..anomaly.normals import LEARNED_FROM, NAME, Normals
 from ..anomaly.scorers import score_rows, scorers
-from ..anomaly.selection import INPUTS, separability
+from ..anomaly.separability import INPUTS, separability
 from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.hyperprior import SCALES, Hyperprior
 from ..data.images import Rows

@@ -29,11 +29,11 @@ from ..files import write_atomically
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass, Phase
 from .dataset import BatchOrder, Dataset, Split, pieces
-from .features import Features, kept_features
 from .objective import Objective, phases, total, watched
 from .quantiser import PROBE_INPUTS, model_code, sensitivity_of
 from .rate import INTERVAL, WAITED, Aim
 from .settings import TrainingSettings
+from .target_cache import Features, kept_features
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.pt"

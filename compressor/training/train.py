@@ -37,8 +37,8 @@ from ..registry import Found, find, load
 from .bundle import bundle
 from .dataset import Dataset, load_dataset, pieces, split_rows
 from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
-from .models import begin_where, make_model
 from .settings import TrainingSettings, split_settings
+from .start import begin_where, make_model
 
 
 def train(

@@ -10,7 +10,7 @@ import pytest
 
 from compressor.anomaly.normals import Normals
 from compressor.anomaly.scorers import Seen, score_all, score_rows, scorers, webp_bits
-from compressor.anomaly.selection import auroc, separability
+from compressor.anomaly.separability import auroc, separability
 from compressor.codecs.image_codecs import decode
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine

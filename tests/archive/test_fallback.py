@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from compressor.archive.blocks import HEADER_SIZE, MAX_ELEMENTS, Header, scan
 from compressor.archive.fallback import FALLBACKS, Fallback
-from compressor.archive.stored import pack_stored, unpack_stored
+from compressor.archive.fallback_blocks import pack_stored, unpack_stored
 from compressor.codecs import image_codecs
 from compressor.codecs.image_codecs import IMAGE_CODECS, decode
 from compressor.codecs.quality import psnr

@@ -22,8 +22,8 @@ from PIL import Image
 
 from compressor.archive.blocks import CodedImages, CodeGroup
 from compressor.archive.fallback import Fallback
+from compressor.archive.fallback_blocks import StoredGroup
 from compressor.archive.reader import Archive
-from compressor.archive.stored import StoredGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.bottleneck.bottleneck import Bottleneck
 from compressor.bottleneck.hyperprior import SCALES

@@ -10,8 +10,8 @@ import pytest
 from compressor.archive import blocks
 from compressor.archive import reader as reader_module
 from compressor.archive import writer as writer_module
+from compressor.archive.items import Index
 from compressor.archive.reader import Archive
-from compressor.archive.tables import Index
 from compressor.archive.verify import iterate_problems, verify_archive
 from compressor.errors import ArchiveError
 from compressor.model import Model

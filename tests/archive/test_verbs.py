@@ -162,7 +162,8 @@ def test_measuring_changes_no_byte(
 
 SLOW = """
 import sys, time
-from compressor.archive import compress as verb, writer
+from compressor.archive import compress as verb
+from compressor.archive import writer
 writer.PART_IMAGES = 256
 pack = verb.pack_images
 def slow(*images):

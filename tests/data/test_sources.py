@@ -680,7 +680,7 @@ def test_an_encrypted_member_of_a_zip_is_an_unreadable_image(tmp_path, files, re
 def test_a_member_that_unpacks_to_more_than_the_limit_is_not_unpacked(
     tmp_path, files, read, monkeypatch
 ):
-    monkeypatch.setattr("compressor.data.archives.MAX_ENCODED_BYTES", 100_000)
+    monkeypatch.setattr("compressor.data.containers.MAX_ENCODED_BYTES", 100_000)
     files["05.png"] = bytes(200_000)
     for path in (write_zip(tmp_path / "a.zip", files), write_tar(tmp_path / "a.tar", files)):
         found = read(open_source(path))

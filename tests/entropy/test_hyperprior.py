@@ -19,7 +19,7 @@ from compressor.entropy.coder import decode, encode
 from compressor.entropy.hyperprior import LARGEST_SIDE, HyperTables, side_channels
 from compressor.entropy.networks import OnnxNetworks
 from compressor.entropy.prior import Prior
-from compressor.entropy.stored import read_prior
+from compressor.entropy.prior_file import read_prior
 from compressor.errors import ArchiveError, ModelError
 from compressor.export.hyperprior import export_hyperprior
 

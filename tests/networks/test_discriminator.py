@@ -26,8 +26,8 @@ from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop, State
-from compressor.training.models import restore
 from compressor.training.objective import template_loss
+from compressor.training.start import restore
 from compressor.verbs import compress, decompress, score, train
 
 Fit = Callable[..., Loop]

@@ -21,7 +21,7 @@ from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder
 from compressor.spec import ImageSpec
 from compressor.training.loop import Loop, State
-from compressor.training.models import restore
+from compressor.training.start import restore
 from compressor.verbs import train
 
 Fit = Callable[..., Loop]

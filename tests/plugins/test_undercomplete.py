@@ -22,7 +22,7 @@ from compressor.data.images import Pixels
 from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.training.loop import Loop
-from compressor.training.models import restore
+from compressor.training.start import restore
 from compressor.verbs import compress, decompress, encode, train
 
 Fit = Callable[..., Loop]

@@ -18,8 +18,8 @@ from compressor.model import Model
 from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Code, Pass
 from compressor.spec import ImageSpec
-from compressor.training.models import restore
 from compressor.training.objective import template_loss
+from compressor.training.start import restore
 from compressor.verbs import encode, train
 
 SPEC = ImageSpec(height=28, width=28, channels=1)

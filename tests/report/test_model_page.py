@@ -18,7 +18,7 @@ from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import DataError, OutputError
 from compressor.model import Model
-from compressor.training.models import restore
+from compressor.training.start import restore
 from compressor.verbs import report, train
 
 

@@ -19,10 +19,10 @@ from compressor.errors import ConfigError
 from compressor.model import Model
 from compressor.plugin import Pass
 from compressor.training.loop import Loop
-from compressor.training.models import restore
 from compressor.training.objective import total
 from compressor.training.rate import Aim, add_bottleneck
 from compressor.training.settings import TrainingSettings, split_settings
+from compressor.training.start import restore
 
 SMALL = {"widths": [24], "patch": 4, "depth": 1, "latent": 8, "batch_size": 32, "patience": 1000}
 STEPS = 300

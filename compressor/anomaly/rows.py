@@ -12,7 +12,7 @@ from ..data.images import Images
 from ..engine.engine import Engine
 from ..report.heatmaps import heatmap
 from .calibration import Scores, p_values
-from .chosen import Chosen
+from .requested import Chosen
 from .results import HEATMAP, SCHEMA
 from .scorers import Seen
 

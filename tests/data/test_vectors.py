@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from compressor.data import tables
+from compressor.data import vectors as tables
 from compressor.data.sources import open_source
 from compressor.errors import DataError
 

@@ -14,7 +14,7 @@ from ..report.page import ScoredImage, ScoringReport, write_report
 from ..spec import DataSpec, size_of
 from .calibration import p_values
 from .drift import Drift
-from .scoring import Scoring
+from .rows import Scoring
 from .tally import Tally
 
 REPORTED = 60  # the strangest images, shown in a report

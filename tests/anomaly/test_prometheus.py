@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from compressor.anomaly.metrics import write_metrics
+from compressor.anomaly.prometheus import write_metrics
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
 from compressor.verbs import score

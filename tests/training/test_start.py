@@ -12,7 +12,7 @@ import torch
 from compressor import verbs
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
-from compressor.training.models import restore
+from compressor.training.start import restore
 
 SMALL: dict[str, Any] = {"widths": [16], "depth": 1, "latent": 6, "batch_size": 32}
 RATE: dict[str, Any] = {"rate": 0.02, "patience": 1000}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from compressor.anomaly.calibration import p_values
-from compressor.anomaly.chosen import MEMBERS, Chosen
+from compressor.anomaly.requested import MEMBERS, Chosen
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError, ExportError
 from compressor.model import Model, calibration_bytes, file_entries, manifest_files
