@@ -30,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from . import __version__
 from .errors import ModelError
@@ -40,6 +40,15 @@ from .files import (
     refuse_existing,
     refuse_irreplaceable,
     write_atomically,
+)
+from .manifests import (
+    HASH,
+    MANIFEST,
+    FileEntry,
+    ManifestFormat,
+    file_entries,
+    hash_line,
+    with_hash,
 )
 from .spec import CodeSpec, DataSpec
 
@@ -53,22 +62,12 @@ FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
-MANIFEST_FILES = ("manifest.json", "manifest.sha256")
 AUTO, ENSEMBLE = "auto", "ensemble"
 # Names of scores that are no outputs of scorer.onnx, and that no plugin may give to one.
 FURTHER_SCORES = frozenset(
     ["gradient", "top", "hidden", "nap", "mahalanobis", "knn", "codelength", "codelength_over_webp"]
 ) | {AUTO, ENSEMBLE}
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
-
-
-class FileEntry(BaseModel):
-    """A file's content: its size in bytes and SHA-256 in hex, before any compression."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int
-    sha256: str
 
 
 class PluginEntry(BaseModel):
@@ -105,6 +104,9 @@ class ModelManifest(BaseModel):
     files: dict[str, FileEntry]
 
 
+MANIFEST_FORMAT = ManifestFormat(FORMAT, "model", (FORMAT_VERSION,), ModelManifest, ModelError)
+
+
 def decoding_files(manifest: ModelManifest) -> list[str]:
     """The files that decoding an archive takes."""
     return [name for name in DECODING if name in manifest.files]
@@ -137,16 +139,16 @@ class Model:
     def open(cls, location: str | Path) -> Model:
         """Reads the manifest; raises ModelError if it is missing, altered, damaged or too new."""
         location = Path(location)
-        text = _stored(location, "manifest.json", MAX_MANIFEST)
-        hash_line = _stored(location, "manifest.sha256", 1000)
-        return cls(location, _checked_manifest(text, hash_line, location))
+        text = _stored(location, MANIFEST, MAX_MANIFEST)
+        stored_hash = _stored(location, HASH, 1000)
+        return cls(location, _checked_manifest(text, stored_hash, location))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Model:
         """A model in memory, from what ``contents`` gives; it can be pickled. Raises ModelError."""
         location = Path("the model in memory")
-        text, hash_line = files.get("manifest.json"), files.get("manifest.sha256")
-        return cls(location, _checked_manifest(text, hash_line, location), files)
+        manifest = _checked_manifest(files.get(MANIFEST), files.get(HASH), location)
+        return cls(location, manifest, files)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._files is None:
@@ -155,7 +157,7 @@ class Model:
 
     def contents(self) -> dict[str, bytes]:
         """The content of every file, checked, as ``from_files`` and ``write_model`` take them."""
-        manifest = {name: self._stored(name, MAX_MANIFEST) for name in MANIFEST_FILES}
+        manifest = {name: self._stored(name, MAX_MANIFEST) for name in (MANIFEST, HASH)}
         files = {name: self.read(name) for name in self.manifest.files}
         return files | {name: content for name, content in manifest.items() if content is not None}
 
@@ -265,7 +267,7 @@ class Model:
                 self.read(name)
             except ModelError as error:
                 problems.append(str(error))
-        known = {*self.manifest.files, *MANIFEST_FILES}
+        known = {*self.manifest.files, MANIFEST, HASH}
         known |= {f"{name}{end}" for name in self.manifest.files for end in (PACKED, ".xz")}
         for name in self._files or _names(self.location):
             if name not in known:
@@ -312,44 +314,17 @@ class Model:
         return _stored(self.location, name, limit)
 
 
-def _checked_manifest(text: bytes | None, hash_line: bytes | None, location: Path) -> ModelManifest:
+def _checked_manifest(
+    text: bytes | None, stored_hash: bytes | None, location: Path
+) -> ModelManifest:
     if text is None:
         raise ModelError(f"{location} is not a model: it has no manifest.json")
-    if hash_line != _hash_line(text):
+    if stored_hash != hash_line(text):
         raise ModelError(
             f"{location}/manifest.json does not have the hash in manifest.sha256: "
             "the model was altered or damaged; take a good copy"
         )
-    return parse_manifest(text, location)
-
-
-def parse_manifest(text: bytes, location: Path) -> ModelManifest:
-    """Raises ModelError that says whether the manifest is damaged or from a newer version."""
-    try:
-        data = json.loads(text)
-        name, version = data["format"], data["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{location}/manifest.json is not a model's manifest") from error
-    if name != FORMAT:
-        raise ModelError(f"{location} is a {name}, not a model")
-    if version != FORMAT_VERSION:
-        raise ModelError(
-            f"{location} has model format version {version}; compressor {__version__} reads "
-            f"version {FORMAT_VERSION}: update compressor"
-        )
-    try:
-        return ModelManifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{location}/manifest.json: field {field}: {first['msg']}") from error
-
-
-def file_entries(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
-    return {
-        name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        for name, content in sorted(contents.items())
-    }
+    return MANIFEST_FORMAT.parse(text, location)
 
 
 def manifest_files(manifest: ModelManifest, indent: int | None = 2) -> dict[str, bytes]:
@@ -358,11 +333,7 @@ def manifest_files(manifest: ModelManifest, indent: int | None = 2) -> dict[str,
     if indent is None:  # embedded: what a decoder does not read is left out
         data = {key: value for key, value in data.items() if value not in ({}, [])}
     text = (json.dumps(data, indent=indent) + "\n").encode()
-    return {"manifest.json": text, "manifest.sha256": _hash_line(text)}
-
-
-def _hash_line(text: bytes) -> bytes:
-    return f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
+    return with_hash(text)
 
 
 def calibration_bytes(scores: Mapping[str, npt.NDArray[np.float64]]) -> bytes:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import OutputError
 from .files import write_atomically
-from .model import FileEntry
+from .manifests import FileEntry
 
 
 class Ledger(BaseModel):

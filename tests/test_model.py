@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import ModelError, OutputError
+from compressor.manifests import FileEntry
 from compressor.model import (
     DECODING,
     FORMAT_VERSION,
-    FileEntry,
     Model,
     ModelManifest,
     PluginEntry,

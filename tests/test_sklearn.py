@@ -30,12 +30,12 @@ from compressor.data.arrays import ArraySource
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import CompressorError, ConfigError, OutputError
+from compressor.manifests import file_entries
 from compressor.model import (
     Model,
     ModelManifest,
     PluginEntry,
     calibration_bytes,
-    file_entries,
     manifest_files,
     write_model,
 )

@@ -22,9 +22,9 @@ class Chosen:
     """The scores of a job; ``names``: the deciding one, then the further ones.
 
     asked: names, or one string with commas; None for the model's first. ``auto`` is the one that
-    separates best (separability.py); ``a+b`` is the rank average of a and b, ``ensemble`` that of the
-    BEST of MEMBERS, or of all where the training has not compared them. Raises ConfigError for
-    what the model does not have.
+    separates best (separability.py); ``a+b`` is the rank average of a and b, ``ensemble`` that of
+    the BEST of MEMBERS, or of all where the training has not compared them. Raises ConfigError
+    for what the model does not have.
     """
 
     def __init__(self, model: Model, asked: str | Sequence[str] | None) -> None:

@@ -29,10 +29,9 @@ from ..files import (
     refuse_existing,
     refuse_irreplaceable,
     replace_folder,
-    sha256,
     sync,
 )
-from ..model import FileEntry
+from ..manifests import FileEntry
 from ..resume import Ledger, Unfinished
 
 SCHEMA = pa.schema(
@@ -249,7 +248,7 @@ class ResultsWriter:
                     job=self._ledger.job,
                     summary=dict(summary),
                     parts=self._ledger.parts,
-                    files={name: _entry(self._decided / name) for name in names},
+                    files={name: FileEntry.of_file(self._decided / name) for name in names},
                 )
                 text = manifest.model_dump_json(indent=1) + "\n"
                 (self._decided / MANIFEST).write_text(text, encoding="utf-8")
@@ -288,7 +287,7 @@ class ResultsWriter:
         self._note(
             consumed=ledger.consumed + part.rows,
             parts=(*ledger.parts, done),
-            files={**ledger.files, part.path.name: _entry(part.path)},
+            files={**ledger.files, part.path.name: FileEntry.of_file(part.path)},
         )
         self._part = None
 
@@ -363,7 +362,3 @@ def read_manifest(folder: Path) -> ResultsManifest | None:
         return ResultsManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(size=path.stat().st_size, sha256=sha256(path))

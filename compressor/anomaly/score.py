@@ -55,8 +55,8 @@ def score(
     said), if Benjamini-Hochberg rejects it at ``fdr`` over the batch, or if its raw score is above
     ``threshold``. On average over calibrations at most ``fpr`` of normal images are anomalies so;
     with ``confidence`` at most ``fpr`` are with this very calibration, for at least that share of
-    calibrations. ``scorer``: names, or one string with commas (requested.py): the first decides, the
-    others have columns of their own. ``heatmaps``: a folder for the anomalies' error maps;
+    calibrations. ``scorer``: names, or one string with commas (requested.py): the first decides,
+    the others have columns of their own. ``heatmaps``: a folder for the anomalies' error maps;
     ``report``: an HTML page; ``metrics``: a file .prom for Prometheus.
 
     Gives images, unreadable, anomalies, scorer, threshold, guarantee, drift, drift_limit, seconds,

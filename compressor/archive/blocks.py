@@ -1,7 +1,7 @@
 """Blocks: the codes of some images of one size, entropy-coded together and framed with checksums.
 
-Or images of one size that a fallback codec stored: see fallback_blocks.py. A frame says where it belongs and
-can be found without the index: see FORMAT.md.
+Or images of one size that a fallback codec stored: see fallback_blocks.py. A frame says where it
+belongs and can be found without the index: see FORMAT.md.
 """
 
 from __future__ import annotations

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..data.images import Unreadable
 from ..errors import ArchiveError
-from ..files import sha256
-from ..model import FileEntry
+from ..manifests import HASH, MANIFEST, FileEntry, ManifestFormat, hash_line, with_hash
 from ..spec import DataSpec
 
 FORMAT: Final = "compressor-archive"
@@ -50,7 +47,10 @@ class ArchiveManifest(BaseModel):
     def to_files(self) -> dict[str, bytes]:
         """manifest.json and manifest.sha256."""
         text = (self.model_dump_json(indent=1) + "\n").encode()
-        return {"manifest.json": text, "manifest.sha256": hash_line(text)}
+        return with_hash(text)
+
+
+MANIFEST_FORMAT = ManifestFormat(FORMAT, "archive", READ_VERSIONS, ArchiveManifest, ArchiveError)
 
 
 class DamagedManifest(ArchiveError):
@@ -64,11 +64,6 @@ def part_files(part: int) -> tuple[str, str, str]:
         f"blocks/part-{part:05d}.bin",
         f"blocks/part-{part:05d}.parquet",
     )
-
-
-def hash_line(text: bytes) -> bytes:
-    """The content of manifest.sha256, for sha256sum -c."""
-    return f"{hashlib.sha256(text).hexdigest()}  manifest.json\n".encode()
 
 
 def read_small(path: Path, limit: int) -> bytes:
@@ -91,36 +86,15 @@ def read_manifest(folder: Path) -> ArchiveManifest:
     Raises ArchiveError if it belongs to something else or to a newer version.
     """
     try:
-        text = read_small(folder / "manifest.json", MAX_MANIFEST)
+        text = read_small(folder / MANIFEST, MAX_MANIFEST)
     except ArchiveError as error:
-        raise DamagedManifest(f"{folder}/manifest.json {error}") from error
+        raise DamagedManifest(f"{folder}/{MANIFEST} {error}") from error
     try:
-        line = read_small(folder / "manifest.sha256", 1000)
+        line = read_small(folder / HASH, 1000)
     except ArchiveError as error:
-        raise DamagedManifest(f"{folder}/manifest.sha256 {error}") from error
+        raise DamagedManifest(f"{folder}/{HASH} {error}") from error
     if line != hash_line(text):
         raise DamagedManifest(
-            f"{folder}/manifest.json does not have the hash in manifest.sha256: one is damaged"
+            f"{folder}/{MANIFEST} does not have the hash in {HASH}: one is damaged"
         )
-    try:
-        data = json.loads(text)
-        name, version = data["format"], data["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArchiveError(f"{folder}/manifest.json is not an archive's manifest") from error
-    if name != FORMAT:
-        raise ArchiveError(f"{folder} is a {name}, not an archive")
-    if version not in READ_VERSIONS:
-        raise ArchiveError(
-            f"{folder} has archive format version {version}; compressor {__version__} reads "
-            f"versions {READ_VERSIONS[0]} to {READ_VERSIONS[-1]}: update compressor"
-        )
-    try:
-        return ArchiveManifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ArchiveError(f"{folder}/manifest.json: field {field}: {first['msg']}") from error
-
-
-def entry_of(path: Path) -> FileEntry:
-    return FileEntry(size=path.stat().st_size, sha256=sha256(path))
+    return MANIFEST_FORMAT.parse(text, folder)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ArchiveError
+from ..manifests import FileEntry
 from ..model import Model
 from .blocks import HEADER_SIZE, PER_PART, scan
-from .manifest import ArchiveManifest, DamagedManifest, entry_of, part_files, read_manifest
+from .manifest import ArchiveManifest, DamagedManifest, part_files, read_manifest
 from .reader import Archive, Part, Place
 
 
@@ -66,7 +67,7 @@ def _check_files(path: Path, manifest: ArchiveManifest) -> Iterator[str]:
             yield f"{path}/{name} does not belong to the archive"
         else:
             try:
-                if entry_of(path / name) != manifest.files[name]:
+                if FileEntry.of_file(path / name) != manifest.files[name]:
                     yield f"{path}/{name} is damaged: it does not have the hash in the manifest"
             except OSError as error:
                 yield f"{path}/{name} cannot be read: {error.strerror}"

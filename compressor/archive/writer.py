@@ -22,7 +22,8 @@ from ..data.images import Unreadable
 from ..entropy.tables import Tables
 from ..errors import DataError, OutputError
 from ..files import output_errors, refuse_irreplaceable, replace_folder, sync
-from ..model import FileEntry, Model, decoding_files
+from ..manifests import FileEntry
+from ..model import Model, decoding_files
 from ..resume import Ledger, Unfinished
 from .blocks import (
     HEADER_SIZE,
@@ -36,7 +37,7 @@ from .blocks import (
 )
 from .fallback_blocks import StoredGroup, pack_stored
 from .items import MAX_NAME, Index, Items
-from .manifest import FORMAT, ArchiveManifest, PartEntry, entry_of, part_files
+from .manifest import FORMAT, ArchiveManifest, PartEntry, part_files
 
 PART_IMAGES = 1 << 15  # of MAX_ROWS: names and places of a part are in memory, here and in readers
 PART_BYTES = 1 << 30  # of payload: a part that has them is closed
@@ -262,7 +263,7 @@ class ArchiveWriter:
             shutil.rmtree(embedded, ignore_errors=True)  # of a run that was cut short here
             self._model.embed(embedded)
             for file in sorted(embedded.iterdir()):
-                files[f"model/{file.name}"] = entry_of(file)
+                files[f"model/{file.name}"] = FileEntry.of_file(file)
         manifest = ArchiveManifest(
             images=self.images,
             unreadable=self.unreadable,
@@ -364,7 +365,7 @@ class _Part:
         }
         for name, content in ((items_name, items.to_bytes()), (index_name, index.to_bytes())):
             (self._folder / name).write_bytes(content)
-            written[name] = FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+            written[name] = FileEntry.of(content)
         for name in self._files:
             sync(self._folder / name)
             sync((self._folder / name).parent)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ConfigError
+from ..manifests import first_problem
 from ..registry import describe_config
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -125,13 +126,12 @@ def _checked(model: type[Settings], values: dict[str, Any]) -> Settings:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        field, problem = first_problem(error)
+        name = field.partition(".")[0]
         fields = {f["name"]: f for f in describe_config(model.model_json_schema())}
         allowed = _allowed(fields[name]) if name in fields else ""
-        raise ConfigError(f"{where}={first['input']!r}: {message}{allowed}") from error
+        given = error.errors()[0]["input"]
+        raise ConfigError(f"{field}={given!r}: {problem}{allowed}") from error
 
 
 def _allowed(field: dict[str, Any]) -> str:

@@ -22,10 +22,10 @@ from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
 from ..likelihood import LIKELIHOODS
 from ..log import log
+from ..manifests import file_entries
 from ..model import (
     Model,
     PluginEntry,
-    file_entries,
     manifest_files,
     refuse_model_output,
     write_model,

@@ -14,7 +14,8 @@ from compressor.anomaly.calibration import p_values
 from compressor.anomaly.requested import MEMBERS, Chosen
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError, ExportError
-from compressor.model import Model, calibration_bytes, file_entries, manifest_files
+from compressor.manifests import file_entries
+from compressor.model import Model, calibration_bytes, manifest_files
 from compressor.verbs import calibrate, inspect, score
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"

@@ -14,7 +14,8 @@ from compressor.anomaly.calibration import p_values, threshold_for
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError
-from compressor.model import Model, file_entries, manifest_files
+from compressor.manifests import file_entries
+from compressor.model import Model, manifest_files
 from compressor.verbs import score
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"

@@ -8,7 +8,8 @@ import pytest
 from compressor.archive.blocks import CodedImages, CodeGroup
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.entropy.prior import Prior
-from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
+from compressor.manifests import file_entries
+from compressor.model import Model, ModelManifest, PluginEntry, manifest_files
 from compressor.spec import CodeSpec, ImageSpec
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"

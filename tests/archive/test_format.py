@@ -34,7 +34,8 @@ from compressor.entropy.hyperprior import HyperTables
 from compressor.entropy.networks import OnnxNetworks
 from compressor.entropy.prior import Prior
 from compressor.export.hyperprior import export_hyperprior
-from compressor.model import Model, ModelManifest, PluginEntry, file_entries, manifest_files
+from compressor.manifests import file_entries
+from compressor.model import Model, ModelManifest, PluginEntry, manifest_files
 from compressor.packing import pack
 from compressor.spec import CodeSpec, VectorSpec
 

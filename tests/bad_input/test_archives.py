@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from compressor.archive.blocks import CodedImages, CodeGroup
-from compressor.archive.manifest import entry_of
 from compressor.archive.writer import ArchiveWriter, pack_images
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.entropy.prior import Prior
 from compressor.entropy.tables import Table
-from compressor.model import Model, file_entries
+from compressor.manifests import FileEntry, file_entries
+from compressor.model import Model
 from compressor.packing import pack, unpack
 
 from .command_line import run
@@ -102,7 +102,7 @@ def make_hashes_right(archive: Path) -> None:
     rehash(model, files=files | {"prior.bin": tables["prior.bin"].model_dump()})
     files = json.loads((archive / "manifest.json").read_text())["files"]
     for file in model.iterdir():
-        files[f"model/{file.name}"] = entry_of(file).model_dump()
+        files[f"model/{file.name}"] = FileEntry.of_file(file).model_dump()
     rehash(archive, files=files, model=Model.open(model).digest)
 
 
