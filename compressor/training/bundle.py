@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..anomaly.calibration import Scores
 from ..anomaly.ensemble import Quartiles, quartiles_of
 from ..anomaly.normals import LEARNED_FROM, NAME, Normals
-from ..anomaly.scorers import score_rows, scorers
+from ..anomaly.scorers import Scorer, score_rows, scorers
 from ..anomaly.separability import INPUTS, separability
 from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.hyperprior import SCALES, Hyperprior
@@ -69,116 +69,219 @@ def bundle(
 
     Takes the bottleneck out of ``model``: from here on the graphs and the prior stand for it.
     """
-    generative = model.generative
-    bottleneck, model.bottleneck = model.bottleneck, None
-    kept = {} if bottleneck is None else bottleneck.state_dict(prefix="bottleneck.")
-    if bottleneck is not None and not bottleneck.started:
-        log.warning(
-            "no loss of this training looked behind the bottleneck: the rate had no effect, and "
-            "codes are rounded afterwards"
-        )
-        bottleneck = None
-    torch.manual_seed(facts["seed"])  # whatever was drawn before, or in the run that was resumed
-    held_out = split.validation if len(split.validation) else split.training
-    probed = max(8, min(1024, PROBE_ELEMENTS // model.spec.elements))
-    # From all over the data, which may be in order; shuffled, since some look at the first alone.
-    spread = held_out[np.linspace(0, len(held_out) - 1, min(probed, len(held_out))).astype(int)]
-    spread = np.random.default_rng(facts["seed"]).permutation(spread)
-    rows = padded(dataset.rows[spread], model.stride)
-    probe = Normalisation(model.spec)(torch.from_numpy(rows))
-    weight_bits = None
-    if not model.rebuilds_features:  # no archive will have these weights in it
-        weight_bits = round_weights(model, probe, training.weight_loss)
-    if bottleneck is None:
-        steps = choose_steps(model, probe, training.rounding_loss)
-    elif training.aims:
-        trained_on = _unrounded(model, dataset, split.training)
-        steps = fitted_steps(model, bottleneck, probe, trained_on, Aim(training))
-        bottleneck.log_steps.data.copy_(steps.log())
-    else:
-        steps = bottleneck.steps.detach()
-    # With a rate nothing has held the scale of a Gaussian code.
-    nats = nats_of(model, probe) if not kept else None
-    files = {
-        f"{name}.onnx": graph.SerializeToString(deterministic=True)
-        for name, graph in export_graphs(model, steps, nats).items()
-    }
-    graphs = {name.removesuffix(".onnx"): content for name, content in files.items()}
-    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)], nats)
-
-    shape = tuple(model_code(model, probe[:1]).shape[1:])
-    code = CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model))
-    further_names = FurtherScorer(model).names if "further.onnx" in files else ()
-    names = score_names(model, nats)
-    unsaved = _Unsaved(files, code, model.spec, names, model.default_score, further_names)
-    engine = Engine(unsaved, "cpu")
+    trained = _Trained.take(model, dataset, split, training, facts)
+    torch.manual_seed(trained.seed)  # whatever was drawn before, or in the run that was resumed
+    rows, probe = trained.probe()
+    steps, weight_bits = _round(trained, probe)
+    graphs, parity = _export(trained, steps, rows, probe)
+    engine = Engine(graphs, "cpu")
     codes = _codes(engine, dataset, split.training, model.spec)
-    if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
-        log.warning(
-            "every input has the same code: the model explains less than rounding costs; train "
-            "longer, or give a larger latent or a smaller %s",
-            "rounding_loss" if bottleneck is None else "rate",
-        )
-    if bottleneck is not None and (training.aims or isinstance(bottleneck.prior, Hyperprior)):
-        bottleneck.settle(torch.from_numpy(codes))
-    prior, prior_files = learn_prior(codes, bottleneck)
-    files |= prior_files
-    validation_codes = _codes(engine, dataset, held_out, model.spec)
-    bits = prior.ideal_bits(validation_codes) / max(1, len(validation_codes))
-    integers = torch.floor(model_code(model, probe) / steps + 0.5)
-    error = squared_error(model, probe, integers * steps)
-    differences = None
-    if "further.onnx" in files:
-        differences = _differences(engine, dataset, split.training, model.spec)
-    files[NAME] = Normals.learn(codes, differences, facts["seed"]).to_bytes()
-    unsaved.prior = prior
-    available = scorers(unsaved)
-    if model.default_score not in (None, *available):
-        raise ExportError(
-            f"the plugin's default_score is {model.default_score!r}; its models have "
-            f"{', '.join(available)}"
-        )
-    scores = score_rows(available, engine, dataset.rows, split.calibration)
-    if scores:
-        files["calibration.parquet"] = calibration_bytes(scores)
-    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe, generative)
-    weights = {**model.state_dict(), **kept}
+    quantiser = _learn_prior(trained, graphs, engine, codes, steps, probe)
+    judged = _learn_scores(trained, graphs, engine, codes)
+    files = graphs.files
+    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe, trained.generative)
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
-        {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+        {name: tensor.clone().contiguous() for name, tensor in trained.weights().items()}
     )
-    compared, quartiles = _compared(unsaved, engine, dataset, split.validation, facts["seed"])
     manifest = ModelManifest(
         plugin=plugin,
         config=model.config.model_dump(mode="json"),
         data=_as_given(model, dataset),
-        code=code,
-        scores=unsaved.graph_scores,
-        default_score=unsaved.default_score,
-        further_scores=unsaved.further_scores,
-        separability=compared,
-        quartiles=quartiles,
-        generative=generative,
+        code=graphs.code,
+        scores=graphs.graph_scores,
+        default_score=graphs.default_score,
+        further_scores=graphs.further_scores,
+        separability=judged.separability,
+        quartiles=judged.quartiles,
+        generative=trained.generative,
         training={
             **facts,
             "first_layer": first_layer(model, model.spec),
-            "measures": _measures(model, bottleneck, probe[:MEASURED]),
+            "measures": _measures(model, trained.bottleneck, probe[:MEASURED]),
         },
         quantiser={
             "steps": [float(step) for step in steps.flatten()],
             "weight_bits": weight_bits,
-            "validation_codes": int(validation_codes.size),
-            "validation_escapes": prior.escapes(validation_codes),
-            "bits_per_image": bits,
-            **(_of_rate(bottleneck, validation_codes) if bottleneck is not None else {}),
-            "bits_per_place": bits / places(model.spec),
-            "psnr": None if model.rebuilds_features else -10 * math.log10(max(error, 1e-12)),
+            **quantiser,
         },
         parity=parity,
         files={},
     )
     files["MODEL_CARD.md"] = model_card(manifest).encode()
     return files, manifest
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a training has left: the model, and beside it the bottleneck that it was trained with.
+
+    bottleneck: None without a rate, or where the rate had no effect; bottleneck_weights: share its
+    memory, so that they change when it settles.
+    """
+
+    model: Autoencoder
+    bottleneck: Bottleneck | None
+    bottleneck_weights: Mapping[str, Tensor]
+    generative: bool
+    dataset: Dataset
+    split: Split
+    settings: TrainingSettings
+    seed: int
+
+    @classmethod
+    def take(
+        cls,
+        model: Autoencoder,
+        dataset: Dataset,
+        split: Split,
+        settings: TrainingSettings,
+        facts: Mapping[str, Any],
+    ) -> _Trained:
+        """Takes the bottleneck out of ``model``."""
+        generative = model.generative  # with a bottleneck it may say otherwise
+        bottleneck, model.bottleneck = model.bottleneck, None
+        weights = {} if bottleneck is None else bottleneck.state_dict(prefix="bottleneck.")
+        if bottleneck is not None and not bottleneck.started:
+            log.warning(
+                "no loss of this training looked behind the bottleneck: the rate had no effect, "
+                "and codes are rounded afterwards"
+            )
+            bottleneck = None
+        return cls(
+            model, bottleneck, weights, generative, dataset, split, settings, int(facts["seed"])
+        )
+
+    @property
+    def rate_asked(self) -> bool:
+        """Whether the model was trained with a rate, even one without effect."""
+        return bool(self.bottleneck_weights)
+
+    @property
+    def held_out(self) -> Indices:
+        """What rounding is judged on: rows that no step has seen, if there are some."""
+        return self.split.validation if len(self.split.validation) else self.split.training
+
+    def probe(self) -> tuple[Rows, Tensor]:
+        """Held-out inputs as they are stored, padded, and as x.
+
+        From all over the data, which may be in order; shuffled, since some look at the first alone.
+        """
+        count = max(8, min(1024, PROBE_ELEMENTS // self.model.spec.elements))
+        count = min(count, len(self.held_out))
+        spread = self.held_out[np.linspace(0, len(self.held_out) - 1, count).astype(int)]
+        spread = np.random.default_rng(self.seed).permutation(spread)
+        rows = padded(self.dataset.rows[spread], self.model.stride)
+        return rows, Normalisation(self.model.spec)(torch.from_numpy(rows))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's and the bottleneck's, to go on from."""
+        return {**self.model.state_dict(), **self.bottleneck_weights}
+
+
+def _round(trained: _Trained, probe: Tensor) -> tuple[Tensor, Any]:
+    """Rounds the weights in place; the steps of the code, and the bits of the weights."""
+    model, bottleneck, settings = trained.model, trained.bottleneck, trained.settings
+    weight_bits = None
+    if not model.rebuilds_features:  # no archive will have these weights in it
+        weight_bits = round_weights(model, probe, settings.weight_loss)
+    if bottleneck is None:
+        return choose_steps(model, probe, settings.rounding_loss), weight_bits
+    if not settings.aims:
+        return bottleneck.steps.detach(), weight_bits
+    trained_on = _unrounded(model, trained.dataset, trained.split.training)
+    steps = fitted_steps(model, bottleneck, probe, trained_on, Aim(settings))
+    bottleneck.log_steps.data.copy_(steps.log())
+    return steps, weight_bits
+
+
+def _export(
+    trained: _Trained, steps: Tensor, rows: Rows, probe: Tensor
+) -> tuple[_Unsaved, dict[str, Any]]:
+    """The graphs, which an engine can run, and how far they are from torch."""
+    model = trained.model
+    # With a rate nothing has held the scale of a Gaussian code.
+    nats = None if trained.rate_asked else nats_of(model, probe)
+    graphs = {
+        name: graph.SerializeToString(deterministic=True)
+        for name, graph in export_graphs(model, steps, nats).items()
+    }
+    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)], nats)
+    shape = tuple(model_code(model, probe[:1]).shape[1:])
+    unsaved = _Unsaved(
+        files={f"{name}.onnx": content for name, content in graphs.items()},
+        code=CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model)),
+        spec=model.spec,
+        graph_scores=score_names(model, nats),
+        default_score=model.default_score,
+        further_scores=FurtherScorer(model).names if "further" in graphs else (),
+    )
+    return unsaved, parity
+
+
+def _learn_prior(
+    trained: _Trained,
+    graphs: _Unsaved,
+    engine: Engine,
+    codes: npt.NDArray[np.int32],
+    steps: Tensor,
+    probe: Tensor,
+) -> dict[str, Any]:
+    """Learns the prior from training codes, adds its files, and measures rate and distortion."""
+    model, bottleneck = trained.model, trained.bottleneck
+    if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
+        log.warning(
+            "every input has the same code: the model explains less than rounding costs; train "
+            "longer, or give a larger latent or a smaller %s",
+            "rounding_loss" if bottleneck is None else "rate",
+        )
+    if bottleneck is not None and (
+        trained.settings.aims or isinstance(bottleneck.prior, Hyperprior)
+    ):
+        bottleneck.settle(torch.from_numpy(codes))
+    graphs.prior, prior_files = learn_prior(codes, bottleneck)
+    graphs.files |= prior_files
+    held_out_codes = _codes(engine, trained.dataset, trained.held_out, model.spec)
+    bits = graphs.prior.ideal_bits(held_out_codes) / max(1, len(held_out_codes))
+    integers = torch.floor(model_code(model, probe) / steps + 0.5)
+    error = squared_error(model, probe, integers * steps)
+    return {
+        "validation_codes": int(held_out_codes.size),
+        "validation_escapes": graphs.prior.escapes(held_out_codes),
+        "bits_per_image": bits,
+        **(_of_rate(bottleneck, held_out_codes) if bottleneck is not None else {}),
+        "bits_per_place": bits / places(model.spec),
+        "psnr": None if model.rebuilds_features else -10 * math.log10(max(error, 1e-12)),
+    }
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What ``auto`` and ensembles go by, by score."""
+
+    separability: dict[str, float]
+    quartiles: dict[str, Quartiles]
+
+
+def _learn_scores(
+    trained: _Trained, graphs: _Unsaved, engine: Engine, codes: npt.NDArray[np.int32]
+) -> _Judged:
+    """Learns where normal inputs lie, calibrates every score, and compares them."""
+    dataset, split = trained.dataset, trained.split
+    differences = None
+    if graphs.further_scores:
+        differences = _differences(engine, dataset, split.training, trained.model.spec)
+    graphs.files[NAME] = Normals.learn(codes, differences, trained.seed).to_bytes()
+    available = scorers(graphs)
+    if graphs.default_score not in (None, *available):
+        raise ExportError(
+            f"the plugin's default_score is {graphs.default_score!r}; its models have "
+            f"{', '.join(available)}"
+        )
+    calibration = score_rows(available, engine, dataset.rows, split.calibration)
+    if calibration:
+        graphs.files["calibration.parquet"] = calibration_bytes(calibration)
+    return _compared(available, engine, dataset, split.validation, trained.seed)
 
 
 def learn_prior(
@@ -221,7 +324,7 @@ def _of_rate(bottleneck: Bottleneck, codes: npt.NDArray[np.int32]) -> dict[str, 
 class _Unsaved:
     """What an engine and scores need of a model that is not on disk yet."""
 
-    files: Mapping[str, bytes]
+    files: dict[str, bytes]
     code: CodeSpec
     spec: DataSpec
     graph_scores: tuple[str, ...]
@@ -324,21 +427,25 @@ def _differences(
 
 
 def _compared(
-    unsaved: _Unsaved, engine: Engine, dataset: Dataset, held_out: Indices, seed: int
-) -> tuple[dict[str, float], dict[str, Quartiles]]:
-    """What ``auto`` and ensembles go by, of validation inputs; {} without two of them."""
-    most = max(2, min(INPUTS, SPOILT_ELEMENTS // math.prod(dataset.rows.shape[1:]), len(held_out)))
+    available: Mapping[str, Scorer],
+    engine: Engine,
+    dataset: Dataset,
+    held_out: Indices,
+    seed: int,
+) -> _Judged:
+    """Scores of validation inputs, as they are and spoilt; nothing without two of them."""
     if len(held_out) < 2:
-        return {}, {}
+        return _Judged({}, {})
+    most = max(2, min(INPUTS, SPOILT_ELEMENTS // math.prod(dataset.rows.shape[1:]), len(held_out)))
     evenly = np.linspace(0, len(held_out) - 1, most).astype(int)
-    normal, available = dataset.rows[held_out[evenly]], scorers(unsaved)
 
     def score(rows: Rows) -> dict[str, Scores]:
         return score_rows(available, engine, rows, np.arange(len(rows)))
 
+    normal = dataset.rows[held_out[evenly]]
     usual = score(normal)
-    found = separability(score, normal, usual, seed)
-    return {name: round(value, 4) for name, value in found.items()}, quartiles_of(usual)
+    aurocs = separability(score, normal, usual, seed)
+    return _Judged({name: round(auroc, 4) for name, auroc in aurocs.items()}, quartiles_of(usual))
 
 
 def _codes(
