@@ -19,7 +19,8 @@ from compressor.data.images import Pixels
 
 if TYPE_CHECKING:
     from compressor.plugin import Autoencoder
-    from compressor.training.loop import Loop, State
+    from compressor.training.checkpoint import State
+    from compressor.training.loop import Loop
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 

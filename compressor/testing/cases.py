@@ -18,8 +18,9 @@ from ..likelihood import LIKELIHOODS
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder, PluginConfig
 from ..spec import DataSpec
+from ..training.checkpoint import State
 from ..training.dataset import Dataset, split_rows
-from ..training.loop import Budget, Loop, State
+from ..training.loop import Budget, Loop
 from ..training.rate import add_bottleneck
 from ..training.settings import TrainingSettings
 

@@ -21,7 +21,7 @@ from ..likelihood import LIKELIHOODS
 from ..model import FURTHER_SCORES
 from ..plugin import CONTRACT, Autoencoder, Code, Pass
 from ..spec import ImageSpec
-from ..training.loop import State
+from ..training.checkpoint import State
 from ..training.objective import Objective, template_loss
 from ..training.quantiser import choose_steps, model_code
 from .cases import STEPS, Case

@@ -35,8 +35,9 @@ from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
 from .bundle import bundle
+from .checkpoint import Checkpoint, State, log_bytes
 from .dataset import Dataset, load_dataset, pieces, split_rows
-from .loop import CHECKPOINT, Budget, Loop, State, log_bytes
+from .loop import Budget, Loop
 from .settings import TrainingSettings, split_settings
 from .start import begin_where, make_model
 
@@ -215,7 +216,7 @@ def _training_folder(
         with output_errors(folder):
             yield folder
     except BaseException:
-        if not (folder / CHECKPOINT).exists():
+        if not Checkpoint(folder).path.exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)

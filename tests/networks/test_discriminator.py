@@ -25,7 +25,8 @@ from compressor.networks.discriminator import Discriminator, WithDiscriminator
 from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
-from compressor.training.loop import Loop, State
+from compressor.training.checkpoint import State
+from compressor.training.loop import Loop
 from compressor.training.objective import template_loss
 from compressor.training.start import restore
 from compressor.verbs import compress, decompress, score, train

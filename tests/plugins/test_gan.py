@@ -21,7 +21,8 @@ from compressor.model import Model
 from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Pass
 from compressor.spec import ImageSpec
-from compressor.training.loop import Loop, State
+from compressor.training.checkpoint import State
+from compressor.training.loop import Loop
 from compressor.training.start import restore
 from compressor.verbs import compress, decompress, score, train
 

@@ -20,7 +20,8 @@ from compressor.model import Model
 from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder
 from compressor.spec import ImageSpec
-from compressor.training.loop import Loop, State
+from compressor.training.checkpoint import State
+from compressor.training.loop import Loop
 from compressor.training.start import restore
 from compressor.verbs import train
 

@@ -16,8 +16,9 @@ from compressor.data.sources import open_source
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError, DataError
 from compressor.model import Model
+from compressor.training.checkpoint import State
 from compressor.training.dataset import Dataset, load_dataset, split_rows
-from compressor.training.loop import Budget, Loop, State
+from compressor.training.loop import Budget, Loop
 from compressor.training.settings import TrainingSettings
 from compressor.verbs import calibrate, compress, decompress, train, verify
 

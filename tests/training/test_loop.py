@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from compressor.errors import ConfigError, DataError, TrainingError
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
+from compressor.training.checkpoint import FILE, State
 from compressor.training.dataset import BatchOrder, Dataset, Split, split_rows
-from compressor.training.loop import CHECKPOINT, Budget, Loop, State
+from compressor.training.loop import Budget, Loop
 from compressor.training.rate import add_bottleneck
 from compressor.training.settings import TrainingSettings, split_settings
 
@@ -112,7 +113,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 def test_checkpoints_load_with_weights_only(images: Dataset, tmp_path: Path) -> None:
     loop = make_loop(images, tmp_path / "run")
     loop.run()
-    content = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    content = torch.load(tmp_path / "run" / FILE, weights_only=True)
     assert content["state"]["step"] == 20 and len(content["optimisers"]) == 1
 
 
@@ -143,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     loop = make_loop(images, tmp_path / "run", Breaks)
     with pytest.raises(TrainingError, match=r"loss became nan at step 7 .* checkpoint is kept"):
         loop.run()
-    content = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    content = torch.load(tmp_path / "run" / FILE, weights_only=True)
     assert content["state"]["step"] == 5
 
 
