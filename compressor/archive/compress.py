@@ -15,11 +15,13 @@ from ..codecs.quality import psnr, structural_similarity
 from ..codecs.rivals import compare as compare_rivals
 from ..data.images import Group, Images, Pixels, Rows
 from ..data.sources import open_source
+from ..engine.engine import Engine
 from ..engine.job import Job, fitting
+from ..entropy.tables import Tables
 from ..errors import ConfigError
 from ..files import refuse_existing, refuse_input
 from ..log import log
-from ..spec import VectorSpec, size_of
+from ..spec import DataSpec, VectorSpec, size_of
 from .blocks import MODEL, CodedImages, CodeGroup
 from .fallback import FALLBACKS, Fallback
 from .fallback_blocks import StoredGroup
@@ -29,10 +31,50 @@ from .writer import ArchiveWriter, PackedImages, pack_images
 
 @dataclass(frozen=True)
 class Compressed:
-    """A chunk as blocks; where it is measured, with what Quality.measure found."""
+    """Some images as blocks; where they are measured, with what Quality.measure found."""
 
     packed: PackedImages
     measures: Any  # of Quality.measure
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How images become blocks; ``blocks`` may run in any thread.
+
+    fallback: what stores images that the model rebuilds badly, or None; quality: what measures how
+    well images come back, or None.
+    """
+
+    engine: Engine
+    prior: Tables
+    fallback: Fallback | None
+    quality: Quality | None
+
+    def blocks(self, images: Images) -> Compressed:
+        """The images in blocks: by the model, or by the fallback."""
+        groups: list[CodeGroup] = []
+        stored: list[StoredGroup] = []
+        rebuilt: list[Rebuilt] = []
+        for group in images.groups:
+            height, width = size_of(group.pixels.shape[1:])
+            codes = self.engine.encode(group.pixels)
+            kept = np.ones(len(codes), bool)
+            if self.fallback is not None or self.quality is not None:
+                decoded = self.engine.decode(codes, height, width)
+                if self.fallback is not None:
+                    kept = psnr(group.pixels, decoded) >= self.fallback.min_psnr
+                    bad = Group(group.positions[~kept], group.pixels[~kept])
+                    files = self.fallback.store(bad)
+                    stored += files
+                    rebuilt += [Rebuilt(f.positions, f.codec, f.originals, f.pixels) for f in files]
+                rebuilt.append(
+                    Rebuilt(group.positions[kept], MODEL, group.pixels[kept], decoded[kept])
+                )
+            if kept.any():
+                groups.append(CodeGroup(group.positions[kept], height, width, codes[kept]))
+        coded = CodedImages(images.names, groups, images.unreadable)
+        measures = self.quality.measure(images.names, rebuilt) if self.quality else None
+        return Compressed(pack_images(coded, self.prior, stored), measures)
 
 
 def compress(
@@ -76,84 +118,30 @@ def compress(
     if table is not None:
         _refuse_table(table, output, data, model, force)
     if fallback is not None and min_psnr is None:
-        raise ConfigError("--fallback stores images below --min-psnr: give that, too")
+        raise ConfigError(f"fallback={fallback} stores images below min_psnr: give that, too")
     store = None if min_psnr is None else Fallback(fallback or FALLBACKS[0], min_psnr)
-    measure = measure or compare or table is not None
     job = Job("compress", data, model, device)
     job.model.refuse_without_decoder()
     spec = job.model.spec
     if isinstance(spec, VectorSpec):
-        for option, given in (
-            ("--compare", compare),
-            ("--min-psnr", store is not None),
-            ("--measurements", table is not None),
-        ):
-            if given:
-                raise ConfigError(f"{option} is for images; these are vectors: leave it out")
-    elif measure:
-        structural_similarity()  # missing now, and not when the first images are coded
-    quality: Quality = VectorQuality(spec) if isinstance(spec, VectorSpec) else ImageQuality()
-
-    def work(images: Images) -> Compressed:
-        groups: list[CodeGroup] = []
-        stored: list[StoredGroup] = []
-        rebuilt: list[Rebuilt] = []
-        for group in images.groups:
-            height, width = size_of(group.pixels.shape[1:])
-            codes = job.engine.encode(group.pixels)
-            kept = np.ones(len(codes), bool)
-            if store is not None or measure:
-                decoded = job.engine.decode(codes, height, width)
-                if store is not None:
-                    kept = psnr(group.pixels, decoded) >= store.min_psnr
-                    found = store.store(Group(group.positions[~kept], group.pixels[~kept]))
-                    stored += found
-                    rebuilt += [Rebuilt(s.positions, s.codec, s.originals, s.pixels) for s in found]
-                rebuilt.append(
-                    Rebuilt(group.positions[kept], MODEL, group.pixels[kept], decoded[kept])
-                )
-            if kept.any():
-                groups.append(CodeGroup(group.positions[kept], height, width, codes[kept]))
-        coded = CodedImages(images.names, groups, images.unreadable)
-        measures = quality.measure(images.names, rebuilt) if measure else None
-        return Compressed(pack_images(coded, job.model.prior, stored), measures)
-
+        _refuse_for_vectors(compare=compare, min_psnr=min_psnr, measurements=measurements)
+    quality = _quality(spec) if measure or compare or table is not None else None
+    compression = Compression(job.engine, job.model.prior, store, quality)
     identity = {
         "source": job.source.fingerprint(),
         "images in a chunk": str(job.chunk),
     }
     if store is not None:
         identity |= {"min-psnr": str(store.min_psnr), "fallback": store.name}
+    writer = ArchiveWriter(output, job.model, identity, force=force, resume=resume, embed=embed)
     with ExitStack() as outputs:
         rows = outputs.enter_context(measurements_file(table, force)) if table else None
-        writer = outputs.enter_context(
-            ArchiveWriter(output, job.model, identity, force=force, resume=resume, embed=embed)
-        )
-        done = writer.consumed
-        if done:
-            log.info("resuming: %d %ss are in the archive already", done, spec.kind)
-        # What is measured is all images, those of an earlier run included. Else it begins with a
-        # chunk, for pieces to end where they did in the earlier run.
-        position = 0 if measure else done - done % job.chunk
-        for images, result in job.run(work, start=position, progress=progress):
-            position += len(images.names)
-            if position > done:
-                writer.add(result.packed)
-            if measure:
-                quality.add(result.measures)
+        outputs.enter_context(writer)
+        for compressed in _compressed(job, compression, writer, progress):
             if rows is not None:
-                rows.write_table(result.measures.table())
-    sizes = writer.sizes
-    places = sizes.raw_bytes // spec.bytes_per_place
-    unit = "value" if isinstance(spec, VectorSpec) else "pixel"
-    summary = {
-        **asdict(sizes),
-        f"bits_per_{unit}": round(8 * sizes.archive_bytes / places, 5),
-        **job.summary(),
-        "images": writer.images,
-        "unreadable": writer.unreadable.count,
-    }
-    if measure:
+                rows.write_table(compressed.measures.table())
+    summary = _summary(job, writer)
+    if quality is not None:
         summary |= quality.figures()
     if compare:
         log.info("comparing with other codecs")
@@ -165,15 +153,63 @@ def compress(
     return summary
 
 
+def _compressed(
+    job: Job, compression: Compression, writer: ArchiveWriter, progress: bool
+) -> Iterator[Compressed]:
+    """Puts all images into the archive, but for those that an earlier run has put there."""
+    done = writer.consumed
+    if done:
+        log.info("resuming: %d %ss are in the archive already", done, job.model.spec.kind)
+    # What is measured is all images, those of an earlier run included. Else it begins with a
+    # chunk, for pieces to end where they did in the earlier run.
+    position = 0 if compression.quality else done - done % job.chunk
+    for images, compressed in job.run(compression.blocks, start=position, progress=progress):
+        position += len(images.names)
+        if position > done:
+            writer.add(compressed.packed)
+        if compression.quality:
+            compression.quality.add(compressed.measures)
+        yield compressed
+
+
+def _summary(job: Job, writer: ArchiveWriter) -> dict[str, Any]:
+    """What a job has written, measures apart."""
+    sizes, spec = writer.sizes, job.model.spec
+    unit = "value" if isinstance(spec, VectorSpec) else "pixel"
+    places = sizes.raw_bytes // spec.bytes_per_place
+    return {
+        **asdict(sizes),
+        f"bits_per_{unit}": round(8 * sizes.archive_bytes / places, 5),
+        **job.summary(),
+        "images": writer.images,
+        "unreadable": writer.unreadable.count,
+    }
+
+
+def _quality(spec: DataSpec) -> Quality:
+    """What measures such data. Raises MissingDependency."""
+    if isinstance(spec, VectorSpec):
+        return VectorQuality(spec)
+    structural_similarity()  # missing now, and not when the first images are coded
+    return ImageQuality()
+
+
+def _refuse_for_vectors(**settings: object) -> None:
+    """Raises ConfigError if one of these settings, which are for images, is given."""
+    for name, value in settings.items():
+        if value is not None and value is not False:
+            raise ConfigError(f"{name}={value} is for images; these are vectors: leave it out")
+
+
 def _refuse_table(
     table: Path, output: Path, data: str | Path | Rows, model: str | Path, force: bool
 ) -> None:
     """Raises ConfigError or OutputError for a file of measurements that cannot be written."""
     if table.suffix not in (".parquet", ".csv"):
-        raise ConfigError(f"--measurements {table}: they are written as .parquet or .csv")
+        raise ConfigError(f"measurements={table}: they are written as .parquet or .csv")
     inside = output.absolute().resolve()
     if inside in (table.absolute().resolve(), *table.absolute().resolve().parents):
-        raise ConfigError(f"--measurements {table}: give a file outside of the archive {output}")
+        raise ConfigError(f"measurements={table}: give a file outside of the archive {output}")
     refuse_input(table, data, model)
     refuse_existing(table, force)
 
