@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -64,7 +65,46 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # the same
         return seconds
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Verb(click.Command):
+    """A command whose errors name settings as they are typed."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from compressor.errors import CompressorError
+
+        try:
+            return super().invoke(ctx)
+        except CompressorError as error:
+            raise type(error)(as_typed(str(error), self)) from error
+
+
+class Verbs(click.Group):
+    """The verbs."""
+
+    command_class = Verb
+
+
+def as_typed(message: str, command: click.Command) -> str:
+    """A message of the library with the command's options in place of the library's settings.
+
+    ``fpr=0.01`` becomes ``--fpr 0.01``, ``force=True`` becomes ``--force``, and what no option is
+    called, as ``crop=64``, becomes ``--set crop=64`` where the command has that.
+    """
+    options = {option.name: option for option in command.params if isinstance(option, click.Option)}
+
+    def typed(setting: re.Match[str]) -> str:
+        name, value = setting.groups()
+        option = options.get(name)
+        if option is None:
+            return f"--set {name}={value}" if "values" in options else setting[0]
+        flag = max(option.opts, key=len)
+        return flag if option.is_flag else f"{flag} {value}"
+
+    return re.sub(r"(?<![^\s(])([a-z_]+)=(\S*[^\s:;,.)])", typed, message)
+
+
+@click.group(
+    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="compressor")
 def cli() -> None:
     """Learn a code for your data with an autoencoder; compress datasets, score anomalies.
@@ -469,9 +509,14 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
 def _messages_on_stderr() -> Iterator[None]:
     import logging
 
+    class AsTyped(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            message, context = record.getMessage(), click.get_current_context(silent=True)
+            return as_typed(message, context.command) if context else message
+
     logger = logging.getLogger("compressor")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(AsTyped())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -42,7 +42,7 @@ def output_errors(path: Path) -> Iterator[None]:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raises OutputError if ``path`` exists (a broken link included) and ``force`` is not given."""
     if os.path.lexists(path) and not force:
-        raise OutputError(f"{path} exists; give --force to replace it, or another output")
+        raise OutputError(f"{path} exists; give force=True to replace it, or another output")
 
 
 def refuse_input(output: Path, *inputs: object) -> None:
@@ -153,7 +153,7 @@ def refuse_irreplaceable(
     """Raises OutputError unless ``path`` is free, or ``force`` is given and replacing it is safe.
 
     Safe to replace: an empty folder, or one whose manifest says ``format_name``; whatever else
-    stands there may be a user's own data, and ``--force`` must not cost them that.
+    stands there may be a user's own data, and ``force`` must not cost them that.
     """
     refuse_existing(path, force)
     if not os.path.lexists(path):
@@ -170,7 +170,7 @@ def refuse_irreplaceable(
         empty = ours = False
     if not (empty or ours):
         raise OutputError(
-            f"{path} exists and is not a {format_name}; --force does not replace other data, "
+            f"{path} exists and is not a {format_name}; force=True does not replace other data, "
             "choose another output"
         )
 

@@ -169,7 +169,7 @@ def _describe_results(path: Path) -> dict[str, Any]:
             ]
             table = pyarrow.concat_tables(tables)
         readable = table["score"].drop_null()
-        further = columns[len(SCHEMA.names) :]
+        other_scores = columns[len(SCHEMA.names) :]
         return {
             "images": len(readable),
             "unreadable": table.num_rows - len(readable),
@@ -177,7 +177,7 @@ def _describe_results(path: Path) -> dict[str, Any]:
             "lowest_score": _finite(pc.min(readable).as_py()),
             "highest_score": _finite(pc.max(readable).as_py()),
             **({"parts": len(parts)} if parts else {}),
-            **({"further_scores": further} if further else {}),
+            **({"other_scores": other_scores} if other_scores else {}),
         }
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise DataError(f"{path} is not a results file: {error}") from error

@@ -128,7 +128,7 @@ class Unfinished(Generic[AnyLedger]):
         if ledger.files:
             raise OutputError(
                 f"{self.partial} holds {ledger.consumed:,} {self._kind}s of a job that was cut "
-                "short; give --resume to go on with it, or --force to start anew"
+                "short; give resume=True to go on with it, or force=True to start anew"
             )
 
     def _resumed(self) -> AnyLedger:
@@ -140,18 +140,20 @@ class Unfinished(Generic[AnyLedger]):
             return self.ledger
         except ValidationError as error:
             raise OutputError(
-                f"{path} is damaged; start anew with --force instead of --resume"
+                f"{path} is damaged; start anew with force=True instead of resume=True"
             ) from error
         differing = {key for key, _ in ledger.job.items() ^ self.ledger.job.items()}
         if differing:
             raise OutputError(
                 f"cannot resume {self.path}: the job that was cut short had another "
-                f"{', '.join(sorted(differing))}; start anew with --force instead of --resume"
+                f"{', '.join(sorted(differing))}; start anew with force=True instead of resume=True"
             )
         for name, entry in ledger.files.items():
             file = self.folder / name
             if not file.is_file() or file.stat().st_size != entry.size:
-                raise OutputError(f"{file} is damaged; start anew with --force instead of --resume")
+                raise OutputError(
+                    f"{file} is damaged; start anew with force=True instead of resume=True"
+                )
         for file in self.folder.rglob("*"):
             if file.is_file() and file.relative_to(self.folder).as_posix() not in ledger.files:
                 file.unlink()

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from . import verbs
 from .anomaly.calibration import Scores, p_values, scores_needed, threshold_for
-from .anomaly.requested import Chosen
+from .anomaly.requested import Requested
 from .anomaly.scorers import Seen
 from .data.arrays import ArraySource
 from .data.images import Rows
@@ -233,8 +233,8 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return share
 
     def _calibration(self) -> Scores:
-        chosen = Chosen(self.model_, self.scorer)
-        calibration = chosen.calibration(chosen.names[0])
+        requested = Requested(self.model_, self.scorer)
+        calibration = requested.calibration(requested.names[0])
         if not len(calibration):
             raise ConfigError(
                 "the model has no calibration scores: calibrate it with normal data (compressor "
@@ -245,9 +245,9 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _scores(self, X: Any) -> Scores:
         """Raw, (N,), higher is stranger; infinity where the network's numbers overflow."""
         check_is_fitted(self)
-        chosen = Chosen(self.model_, self.scorer)
-        name = chosen.names[0]
-        return self._through(X, lambda engine, rows: chosen.of(Seen(engine, rows))[name])
+        requested = Requested(self.model_, self.scorer)
+        name = requested.names[0]
+        return self._through(X, lambda engine, rows: requested.of(Seen(engine, rows))[name])
 
     def _through(self, X: Any, work: Callable[[Engine, Rows], Rows]) -> Rows:
         """``work`` of all rows, in pieces that fit memory, side by side."""

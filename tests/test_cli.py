@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from compressor.cli import Duration, cli, main
+from compressor.cli import Duration, as_typed, cli, main
 from PIL import Image
 
 from compressor import verbs
@@ -623,3 +623,18 @@ def test_ctrl_c_and_a_polite_kill_in_compress_leave_nothing(
     assert ran.code == 1 and not ran.out
     assert ran.error
     assert os.listdir(tmp_path) == ["many.npy"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("verb", "message", "typed"),
+    [
+        ("score", "fpr=0.001 needs at least 999 scores", "--fpr 0.001 needs at least 999 scores"),
+        ("score", "exists; give force=True to replace it", "exists; give --force to replace it"),
+        ("score", "fpr=0.1 with confidence=0.9: no", "--fpr 0.1 with --confidence 0.9: no"),
+        ("score", "data/fpr=3/x.png is 3x3", "data/fpr=3/x.png is 3x3"),
+        ("train", "is 56x28 (or crop=N)", "is 56x28 (or --set crop=N)"),
+        ("train", "max_seconds=3, latent=0: too few", "--max-time 3, --set latent=0: too few"),
+    ],
+)
+def test_errors_name_settings_as_they_are_typed(verb: str, message: str, typed: str) -> None:
+    assert as_typed(message, cli.commands[verb]) == typed

@@ -160,7 +160,7 @@ def test_a_zip_with_names_that_leave_it_is_refused(model: Path, tmp_path: Path) 
 def test_force_replaces_a_model_but_no_other_data(model: Path, copy: Path, tmp_path: Path) -> None:
     opened = Model.open(model)
     files = {"manifest.json": b"{}"}
-    with pytest.raises(OutputError, match="exists; give --force"):
+    with pytest.raises(OutputError, match="exists; give force=True"):
         write_model(copy, files, force=False)
     mine = tmp_path / "photos"
     mine.mkdir()

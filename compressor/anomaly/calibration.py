@@ -38,17 +38,17 @@ def threshold_for(calibration: Scores, fpr: float, confidence: float | None = No
     ConfigError for others, and where n is too small; that one says how many images it takes.
     """
     needed = scores_needed(fpr, confidence)
-    n, asked = len(calibration), f"--fpr {fpr:g}"
+    n, asked = len(calibration), f"fpr={fpr:g}"
     rank, lowest = _rounded_down(fpr * (n + 1)), 1 / (n + 1)
     if confidence is not None:
-        asked += f" --confidence {confidence:g}"
+        asked += f" with confidence={confidence:g}"
         rank = min(rank, confident_rank(n, fpr, confidence))
         lowest = max(lowest, -math.expm1(math.log1p(-confidence) / n))
     if rank == 0:
         digits = 1 - math.floor(math.log10(lowest))  # two that count, rounded up
         raise ConfigError(
             f"{asked} needs at least {needed} calibration scores, the model has {n}; ask for "
-            f"--fpr {_rounded_up(lowest * 10**digits) / 10**digits:g} or more, or calibrate with "
+            f"fpr={_rounded_up(lowest * 10**digits) / 10**digits:g} or more, or calibrate with "
             "more data (compressor calibrate MODEL DATA)"
         )
     return float(calibration[n - rank])
@@ -59,15 +59,20 @@ def scores_needed(fpr: float, confidence: float | None = None) -> int:
 
     Raises ConfigError unless both lie between 0 and 1.
     """
-    if not 0 < fpr < 1:
-        raise ConfigError(f"--fpr {fpr:g}: it must lie between 0 and 1")
+    refuse_improper(fpr=fpr)
     needed = _rounded_up(1 / fpr) - 1
     if confidence is not None:
-        if not 0 < confidence < 1:
-            raise ConfigError(f"--confidence {confidence:g}: it must lie between 0 and 1")
+        refuse_improper(confidence=confidence)
         # The largest of n scores is too low with probability (1 - fpr)^n.
         needed = max(needed, _rounded_up(math.log1p(-confidence) / math.log1p(-fpr)))
     return needed
+
+
+def refuse_improper(**rates: float) -> None:
+    """Raises ConfigError that names the first one which does not lie between 0 and 1."""
+    for name, rate in rates.items():
+        if not 0 < rate < 1:
+            raise ConfigError(f"{name}={rate:g}: it must lie between 0 and 1")
 
 
 def confident_rank(n: int, fpr: float, confidence: float) -> int:
@@ -103,8 +108,7 @@ def benjamini_hochberg(counts: npt.NDArray[np.int64], fdr: float) -> float:
     calibration set are positively dependent, so the bound holds (Benjamini & Hochberg 1995;
     Bates et al. 2023).
     """
-    if not 0 < fdr < 1:
-        raise ConfigError(f"--fdr {fdr:g}: it must lie between 0 and 1")
+    refuse_improper(fdr=fdr)
     levels = np.arange(1, len(counts) + 1) / len(counts)
     rejected = np.cumsum(counts)
     passing = np.flatnonzero((counts > 0) & (levels * rejected[-1] <= fdr * rejected))

@@ -46,7 +46,7 @@ def write_scoring_report(
         columns=getattr(job.model.spec, "columns", None),
         data=job.source.location,
         model=str(job.model.location),
-        scorer=scoring.scorer,
+        scorer=scoring.requested.deciding,
         threshold=decided.threshold,
         images=found.images,
         anomalies=decided.anomalies,

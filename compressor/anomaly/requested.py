@@ -1,4 +1,4 @@
-"""Which scores a job gives: what ``--scorer`` names, the first of which decides."""
+"""Which scores a job gives: those that a user asks for, the first of which decides."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BEST = 3
 MEMBERS = ("l2", "gradient", "elbo", "feature_distance", "nap", "mahalanobis", "knn")
 
 
-class Chosen:
-    """The scores of a job; ``names``: the deciding one, then the further ones.
+class Requested:
+    """The scores of a job; ``names``: the deciding one, then the others.
 
     asked: names, or one string with commas; None for the model's first. ``auto`` is the one that
     separates best (separability.py); ``a+b`` is the rank average of a and b, ``ensemble`` that of
@@ -44,6 +44,11 @@ class Chosen:
                 self._ensembles[name] = self._averaged(name, members)
         self._wanted = wanted
 
+    @property
+    def deciding(self) -> str:
+        """The score that decides."""
+        return self.names[0]
+
     def calibration(self, name: str) -> Scores:
         """The calibration's scores of that name, ascending; empty where there are none."""
         if name in self._ensembles:
@@ -66,7 +71,7 @@ class Chosen:
         found = self._model.manifest.separability
         if not found:
             raise ConfigError(
-                "--scorer auto: this model's training has not compared its scores; name one of "
+                "scorer=auto: this model's training has not compared its scores; name one of "
                 f"{', '.join(self._available)}, or {ENSEMBLE}"
             )
         return max(found, key=lambda name: found[name])
@@ -93,7 +98,7 @@ class Chosen:
             return Ensemble({member: known[member] for member in members}, columns)
         if missing := [member for member in members if not len(columns[member])]:
             raise ConfigError(
-                f"--scorer {name} averages ranks among calibration scores, and the model has none "
+                f"scorer={name} averages ranks among calibration scores, and the model has none "
                 f"of {', '.join(missing)}: calibrate it (compressor calibrate MODEL DATA)"
             )
         return Ranked(columns)

@@ -1,4 +1,4 @@
-"""Results of a scoring job: path, score, p_value, is_anomaly, error; further scores behind.
+"""Results of a scoring job: path, score, p_value, is_anomaly, error; other scores behind.
 
 They are written in two steps. Scores come in parts, as ``resume.py`` says, without decisions; when
 all are there, one pass over the parts writes them with their decisions, to one file or to a folder
@@ -91,8 +91,8 @@ def is_folder(output: str | Path) -> bool:
         return True
     if Path(output).suffix not in (".parquet", ".csv"):
         raise ConfigError(
-            f"-o {output}: results are written as .parquet or .csv, or as parts into a folder: end "
-            "its name with /"
+            f"output={output}: results are written as .parquet or .csv, or as parts into a folder, "
+            "whose name ends with /"
         )
     return False
 

@@ -12,7 +12,7 @@ from ..data.images import Images
 from ..engine.engine import Engine
 from ..report.heatmaps import heatmap
 from .calibration import Scores, p_values
-from .requested import Chosen
+from .requested import Requested
 from .results import HEATMAP, SCHEMA
 from .scorers import Seen
 
@@ -21,34 +21,29 @@ from .scorers import Seen
 class Scoring:
     """How images become rows; ``rows`` may run in any thread.
 
-    chosen: the scores, the first of which decides; calibration: of that one, (n,), ascending.
+    requested: the scores, the first of which decides; calibration: of that one, (n,), ascending.
     heatmaps_above: the score above which an image gets a heat map, or None for none; error_scale:
     the error that its hottest colour stands for.
     """
 
     engine: Engine
-    chosen: Chosen
+    requested: Requested
     calibration: Scores
     heatmaps_above: float | None = None
     error_scale: float = 1.0
 
-    @property
-    def scorer(self) -> str:
-        """The score that decides."""
-        return self.chosen.names[0]
-
     def rows(self, images: Images) -> pa.Table:
         """A row for each image, in order; an unreadable one has its error and no score.
 
-        Further scores have columns behind. With ``heatmaps_above`` a column HEATMAP, too: PNG
+        Other scores have columns behind. With ``heatmaps_above`` a column HEATMAP, too: PNG
         files, null for those not above.
         """
-        columns = np.full((len(self.chosen.names), len(images.names)), np.nan)
+        columns = np.full((len(self.requested.names), len(images.names)), np.nan)
         scores = columns[0]
         heatmaps: list[bytes | None] = [None] * len(scores)
         for group in images.groups:
             seen = Seen(self.engine, group.pixels)
-            columns[:, group.positions] = list(self.chosen.of(seen).values())
+            columns[:, group.positions] = list(self.requested.of(seen).values())
             for place in self._strange(scores[group.positions]):
                 error_map = seen.scored["error_map"][place]
                 picture = heatmap(group.pixels[place], error_map, self.error_scale)
@@ -65,8 +60,8 @@ class Scoring:
             ],
             SCHEMA,
         )
-        for name, further in zip(self.chosen.names[1:], columns[1:], strict=True):
-            rows = rows.append_column(name, pa.array(further, mask=unreadable))
+        for name, others in zip(self.requested.names[1:], columns[1:], strict=True):
+            rows = rows.append_column(name, pa.array(others, mask=unreadable))
         if self.heatmaps_above is None:
             return rows
         return rows.append_column(HEATMAP, pa.array(heatmaps, pa.binary()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from ..log import log
 from .drift import ANOMALIES, Drift, drift
 from .prometheus import write_metrics
 from .report import REPORTED, Decided, write_scoring_report
-from .requested import Chosen
+from .requested import Requested
 from .results import ResultsWriter, is_folder
 from .rows import Scoring
 from .tally import COLUMNS, tally
-from .thresholds import fdr_threshold, first_threshold, guarantee
+from .thresholds import Asked, fdr_threshold, first_threshold, guarantee
 
 
 def score(
@@ -63,111 +63,153 @@ def score(
     device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
     them); above ``drift_limit`` a warning says so. Raises CompressorError.
     """
-    _refuse_outputs(output, {"--heatmaps": heatmaps, "--report": report, "--metrics": metrics})
+    _refuse_outputs(output, heatmaps=heatmaps, report=report, metrics=metrics)
     for path in (output, heatmaps, report, metrics):
         if path is not None:
             refuse_input(Path(path), data, model)
-    if threshold is not None and not np.isfinite(threshold):
-        raise ConfigError(f"--threshold {threshold}: it must be a finite number")
-    explained = [Path(path) for path in (heatmaps, report) if path is not None]
+    asked = Asked(fpr, confidence, fdr, threshold)
+    pictures = Pictures(*(None if path is None else Path(path) for path in (heatmaps, report)))
     if not resume:
-        for path in (Path(output), *explained):
+        for path in (Path(output), *pictures.paths):
             refuse_existing(path, force)
     job = Job("score", data, model, device)
-    kind = job.model.spec.kind
-    if heatmaps is not None and kind != "image":
-        raise ConfigError("--heatmaps is for images; the report shows a vector's worst columns")
-    chosen = Chosen(job.model, scorer)
-    name, *further = chosen.names
-    calibration = chosen.calibration(name)
+    if heatmaps is not None and job.model.spec.kind != "image":
+        raise ConfigError(
+            f"heatmaps={heatmaps} is for images; the report shows a vector's worst columns"
+        )
+    requested = Requested(job.model, scorer)
+    calibration = requested.calibration(requested.deciding)
     # Benjamini-Hochberg rejects no p-value above fdr, so fdr is a bound like fpr at first.
-    bound = first_threshold(fpr, confidence, fdr, threshold, calibration)
-    scoring = Scoring(job.engine, chosen, calibration)
+    bound = first_threshold(asked, calibration)
+    scoring = Scoring(job.engine, requested, calibration)
     if heatmaps is not None:  # the hottest colour is twice the largest error of normal images
         scale = 2 * float(job.model.golden()["error_map"].max()) or 1.0
         scoring = replace(scoring, heatmaps_above=bound, error_scale=scale)
-    identity = {
-        "source": job.source.fingerprint(),
-        "model": hashlib.sha256(job.model.manifest.model_dump_json().encode()).hexdigest(),
-        "device": job.engine.device.name,
-        "scorer": ",".join(chosen.names),
-        "fpr": str(fpr),
-        "confidence": str(confidence),
-        "fdr": str(fdr),
-        "threshold": str(threshold),
-        "heat maps": str(heatmaps is not None),
-        "report": str(report is not None),
-    }
-    results = ResultsWriter(output, identity, job.source, kind, force=force, resume=resume)
+    identity = _identity(job, requested, asked, pictures)
+    results = ResultsWriter(
+        output, identity, job.source, job.model.spec.kind, force=force, resume=resume
+    )
     summary = results.finished()
     if summary is not None:
         log.info("%s is complete already; nothing was left to do", output)
     else:
         with results:
-            replaceable = results.replaceable
-            for path in explained:
-                refuse_existing(path, replaceable)
-            if results.consumed:
-                log.info("resuming: %d %ss are scored already", results.consumed, kind)
-            scored = job.run(scoring.rows, start=results.consumed, progress=progress)
-            for _, rows in scored:
-                results.add(rows)
-            results.end()
-            keep = REPORTED if report else 0
-            found = tally(results.tables(COLUMNS), len(calibration), keep)
-            if not found.images:
-                raise job.nothing()
-            if fdr is not None:
-                bound = fdr_threshold(found.p_value_counts, fdr, calibration)
-            anomalies = results.decide(bound)
-            if heatmaps is not None:
-                with merging_folder(Path(heatmaps), replaceable) as folder:
-                    for image, png in results.heatmaps(bound):
-                        path = png_path(folder, image)
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_bytes(png)
-            moved = drift(calibration, found.p_value_counts) if len(calibration) else None
-            if moved and moved.distance > moved.limit:
-                _warn_of(moved, f"{kind}s")
-            promise = guarantee(fpr, confidence, fdr, threshold)
-            if report is not None:
-                decided = Decided(bound, anomalies, promise, moved)
-                write_scoring_report(Path(report), job, scoring, found, decided, replaceable)
-            summary = {
-                "anomalies": anomalies,
-                "scorer": name,
-                "further_scorers": further,
-                "threshold": bound if np.isfinite(bound) else None,
-                "guarantee": promise,
-                "drift": round(moved.distance, 4) if moved else None,
-                "drift_limit": round(moved.limit, 4) if moved else None,
-                **job.summary(),
-                "images": found.images,
-                **found.unreadable.summary(),
-            }
-            results.publish(summary)
+            for path in pictures.paths:
+                refuse_existing(path, results.replaceable)
+            _score_all(job, scoring, results, progress)
+            summary = _finish(job, scoring, results, asked, bound, pictures)
     if metrics is not None:
         write_metrics(Path(metrics), summary)
     return summary
 
 
-def _refuse_outputs(output: str | Path, others: Mapping[str, str | Path | None]) -> None:
+@dataclass(frozen=True)
+class Pictures:
+    """What a job shows beside its results: a folder of heat maps, and an HTML page."""
+
+    heatmaps: Path | None
+    report: Path | None
+
+    @property
+    def paths(self) -> list[Path]:
+        """Those that are asked for."""
+        return [path for path in (self.heatmaps, self.report) if path is not None]
+
+
+def _identity(job: Job, requested: Requested, asked: Asked, pictures: Pictures) -> dict[str, str]:
+    """What results are made from: another job cannot go on with them."""
+    return {
+        "source": job.source.fingerprint(),
+        "model": hashlib.sha256(job.model.manifest.model_dump_json().encode()).hexdigest(),
+        "device": job.engine.device.name,
+        "scorer": ",".join(requested.names),
+        "fpr": str(asked.fpr),
+        "confidence": str(asked.confidence),
+        "fdr": str(asked.fdr),
+        "threshold": str(asked.threshold),
+        "heat maps": str(pictures.heatmaps is not None),
+        "report": str(pictures.report is not None),
+    }
+
+
+def _score_all(job: Job, scoring: Scoring, results: ResultsWriter, progress: bool) -> None:
+    """Scores what an earlier run has left."""
+    if results.consumed:
+        kind = job.model.spec.kind
+        log.info("resuming: %d %ss are scored already", results.consumed, kind)
+    for _, rows in job.run(scoring.rows, start=results.consumed, progress=progress):
+        results.add(rows)
+    results.end()
+
+
+def _finish(
+    job: Job,
+    scoring: Scoring,
+    results: ResultsWriter,
+    asked: Asked,
+    bound: float,
+    pictures: Pictures,
+) -> dict[str, Any]:
+    """Decides, and writes results, heat maps and report; the job's summary."""
+    calibration, kind = scoring.calibration, job.model.spec.kind
+    totals = tally(results.tables(COLUMNS), len(calibration), REPORTED if pictures.report else 0)
+    if not totals.images:
+        raise job.nothing()
+    if asked.fdr is not None:
+        bound = fdr_threshold(totals.p_value_counts, asked.fdr, calibration)
+    anomalies = results.decide(bound)
+    if pictures.heatmaps is not None:
+        _write_heatmaps(pictures.heatmaps, results, bound)
+    moved = drift(calibration, totals.p_value_counts) if len(calibration) else None
+    if moved and moved.distance > moved.limit:
+        _warn_of(moved, f"{kind}s")
+    promise = guarantee(asked)
+    if pictures.report is not None:
+        decided = Decided(bound, anomalies, promise, moved)
+        write_scoring_report(pictures.report, job, scoring, totals, decided, results.replaceable)
+    deciding, *others = scoring.requested.names
+    summary = {
+        "anomalies": anomalies,
+        "scorer": deciding,
+        "other_scorers": others,
+        "threshold": bound if np.isfinite(bound) else None,
+        "guarantee": promise,
+        "drift": round(moved.distance, 4) if moved else None,
+        "drift_limit": round(moved.limit, 4) if moved else None,
+        **job.summary(),
+        "images": totals.images,
+        **totals.unreadable.summary(),
+    }
+    results.publish(summary)
+    return summary
+
+
+def _write_heatmaps(path: Path, results: ResultsWriter, bound: float) -> None:
+    """Those of the anomalies."""
+    with merging_folder(path, results.replaceable) as folder:
+        for image, png in results.heatmaps(bound):
+            file = png_path(folder, image)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png)
+
+
+def _refuse_outputs(output: str | Path, **others: str | Path | None) -> None:
     """Raises ConfigError for outputs that are not results', or that are in each other's way."""
     folder = is_folder(output)
     target = Path(output).absolute().resolve()
     taken = {target}
-    for option, given in others.items():
+    for setting, given in others.items():
         if given is None:
             continue
         path = Path(given).absolute().resolve()
         if path in taken:
-            raise ConfigError(f"{option} {given}: each output needs a place of its own")
+            raise ConfigError(f"{setting}={given}: each output needs a place of its own")
         if folder and target in path.parents:
-            raise ConfigError(f"{option} {given}: give a place outside of the results in {output}")
+            raise ConfigError(f"{setting}={given}: give a place outside of the results in {output}")
         taken.add(path)
-    metrics = others["--metrics"]
+    metrics = others["metrics"]
     if metrics is not None and Path(metrics).suffix != ".prom":
-        raise ConfigError(f"--metrics {metrics}: node_exporter reads files *.prom; name it so")
+        raise ConfigError(f"metrics={metrics}: node_exporter reads files *.prom; name it so")
 
 
 def _warn_of(moved: Drift, kind: str) -> None:

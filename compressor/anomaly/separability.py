@@ -1,4 +1,4 @@
-"""What ``--scorer auto`` goes by: how well each score tells normal inputs from spoilt ones.
+"""What the scorer ``auto`` goes by: how well each score tells normal inputs from spoilt ones.
 
 No label is needed: validation inputs, on which neither the network nor a threshold was learned,
 are spoilt in ways that keep what they are made of and take away how it belongs together. (Blending

@@ -36,9 +36,9 @@ class Fallback:
 
     def __init__(self, name: str, min_psnr: float) -> None:
         if name not in FALLBACKS:
-            raise ConfigError(f"--fallback {name}: there is {', '.join(FALLBACKS)}")
+            raise ConfigError(f"fallback={name}: there is {', '.join(FALLBACKS)}")
         if not 0 < min_psnr < math.inf:
-            raise ConfigError(f"--min-psnr {min_psnr}: give a PSNR above 0 in dB, say 30")
+            raise ConfigError(f"min_psnr={min_psnr}: give a PSNR above 0 in dB, say 30")
         family = name.removesuffix("-lossless")
         if family == "jpegxl":
             imagecodecs()  # missing now, and not when the first image needs it
@@ -69,7 +69,7 @@ class Fallback:
         if best is None:
             height, width, _ = image.shape
             raise DataError(
-                f"an image of {height}x{width} is below the PSNR of --min-psnr and too large for "
+                f"an image of {height}x{width} is below min_psnr and too large for "
                 "every other codec; cut it up, or leave it out"
             )
         return best

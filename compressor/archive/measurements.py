@@ -1,4 +1,4 @@
-"""What ``compress --measure`` measures: per image, and over all of a job."""
+"""What ``compress`` measures: per image, and over all of a job."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
     unreadable: list[tuple[str, str]] = []
     found: list[tuple[int, ...]] = []
     # of a shape, what may differ from input to input
-    free, wanted = (0, "size (or --set crop=N)") if crop is None else (2, "number of channels")
+    free, wanted = (0, "size (or crop=N)") if crop is None else (2, "number of channels")
     with file.open("wb") as out:
         chunks = source.chunks(CHUNK if crop is None else LARGE_CHUNK)
         for images in chain.from_iterable(chunk.load() for chunk in chunks):
@@ -186,7 +186,7 @@ def split_rows(count: int, validation: float, calibration: float, seed: int) -> 
     if sum(held) >= count:
         raise DataError(
             f"{count} are too few to hold out {held[0]} for validation and {held[1]} for "
-            "calibration; use more, or --set validation=0 --set calibration=0"
+            "calibration; use more, or validation=0 and calibration=0"
         )
     ends = np.cumsum(held)
     return Split(

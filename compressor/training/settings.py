@@ -1,4 +1,4 @@
-"""The settings of training that belong to the core; with ``--set`` they stand beside a plugin's."""
+"""The settings of training that belong to the core; they stand beside a plugin's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: int = Field(128, ge=1, description="inputs a step")
-    epochs: int = Field(50, ge=1, description="where neither --max-steps nor --max-time is given")
+    epochs: int = Field(50, ge=1, description="where neither steps nor time are limited")
     optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="sgd has momentum 0.9")
     learning_rate: float = Field(2e-3, gt=0, le=10, description="the highest of the schedule")
     weight_decay: float = Field(0.0, ge=0, description="of the optimiser")
@@ -100,7 +100,7 @@ class TrainingSettings(BaseModel):
 def split_settings(
     values: Mapping[str, Any], config: type[BaseModel], plugin: str
 ) -> tuple[BaseModel, TrainingSettings]:
-    """Sorts ``--set`` values into the plugin's Config and TrainingSettings, both checked.
+    """Sorts settings into the plugin's Config and TrainingSettings, both checked.
 
     Raises ConfigError that names the field, the value and what is allowed.
     """

@@ -159,7 +159,7 @@ def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:
             raise ConfigError(
                 f"the likelihood {model.likelihood} takes values in [0, 1], and x goes from "
                 f"{x.min():.3g} to {x.max():.3g}; use square, or, if the data themselves lie "
-                "there, --set standardise=false"
+                "there, standardise=false"
             )
 
 
@@ -200,8 +200,8 @@ def _training_folder(
     else:
         if folder.exists() and not force:
             raise OutputError(
-                f"{folder} holds an unfinished training; give --resume to go on with it, or "
-                "--force to start anew"
+                f"{folder} holds an unfinished training; give resume=True to go on with it, or "
+                "force=True to start anew"
             )
         if folder.exists() and not record.exists():
             raise OutputError(
@@ -230,5 +230,5 @@ def _refuse_other_job(folder: Path, record: Path, job: dict[str, Any]) -> None:
     if differing := [key for key in job if earlier.get(key) != job[key]]:
         raise ConfigError(
             f"{folder} holds a training with other {', '.join(differing)}; repeat the command "
-            "that began it, or start anew with --force and without --resume"
+            "that began it, or start anew with force=True and without resume=True"
         )

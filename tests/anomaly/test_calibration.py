@@ -189,15 +189,15 @@ def test_too_few_images_for_a_confidence_are_told_how_many_it_takes(
     assert threshold_for(enough, level, confidence) == needed - 1
     with pytest.raises(ConfigError, match=f"needs at least {needed} calibration scores") as error:
         threshold_for(enough[:-1], level, confidence)
-    assert f"--fpr {level:g} --confidence {confidence:g}" in str(error.value)
+    assert f"fpr={level:g} with confidence={confidence:g}" in str(error.value)
 
 
 @pytest.mark.parametrize("confidence", [None, 0.95, 0.5])
 def test_the_level_that_an_error_offers_is_taken(confidence: float | None) -> None:
     for n in (5, 98, 150, 298, 5000):
-        with pytest.raises(ConfigError, match="ask for --fpr") as error:
+        with pytest.raises(ConfigError, match="ask for fpr=") as error:
             threshold_for(np.arange(float(n)), 1e-6, confidence)
-        offered = str(error.value).partition("ask for --fpr ")[2].partition(" ")[0]
+        offered = str(error.value).partition("ask for fpr=")[2].partition(" ")[0]
         assert threshold_for(np.arange(float(n)), float(offered), confidence) == n - 1
 
 
@@ -205,7 +205,7 @@ def test_the_level_that_an_error_offers_is_taken(confidence: float | None) -> No
 def test_a_level_lies_between_0_and_1(level: float) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         threshold_for(np.arange(100.0), level)
-    with pytest.raises(ConfigError, match=r"--confidence .* between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"confidence=.* between 0 and 1"):
         threshold_for(np.arange(100.0), 0.1, level)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         benjamini_hochberg(np.array([1, 2, 3]), level)

@@ -51,5 +51,5 @@ def test_what_has_no_value_has_no_sample_and_names_are_escaped(tmp_path: Path) -
 
 
 def test_a_file_that_the_collector_would_not_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--metrics .*m.txt: node_exporter reads files \*.prom"):
+    with pytest.raises(ConfigError, match=r"metrics=.*m.txt: node_exporter reads files \*.prom"):
         score(np.zeros((1, 28, 28), np.uint8), MODEL, tmp_path / "r", metrics=tmp_path / "m.txt")

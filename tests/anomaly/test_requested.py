@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from compressor.anomaly.calibration import p_values
-from compressor.anomaly.requested import MEMBERS, Chosen
+from compressor.anomaly.requested import MEMBERS, Requested
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError, ExportError
 from compressor.manifests import file_entries
@@ -27,10 +27,10 @@ def test_the_first_decides_and_the_others_have_columns(
 ) -> None:
     images = np.concatenate([clothes[:50], letters[:20]])
     summary = score(images, model, tmp_path / "r.parquet", scorer="knn,l2,codelength", fpr=0.05)
-    assert (summary["scorer"], summary["further_scorers"]) == ("knn", ["l2", "codelength"])
+    assert (summary["scorer"], summary["other_scorers"]) == ("knn", ["l2", "codelength"])
     table = pq.read_table(tmp_path / "r.parquet")
     assert table.column_names == [*COLUMNS, "l2", "codelength"]
-    assert inspect(tmp_path / "r.parquet")["further_scores"] == ["l2", "codelength"]
+    assert inspect(tmp_path / "r.parquet")["other_scores"] == ["l2", "codelength"]
     for name in ("knn", "l2", "codelength"):
         alone = tmp_path / f"{name}.parquet"
         score(images, model, alone, scorer=name, fpr=0.05)
@@ -42,7 +42,7 @@ def test_the_first_decides_and_the_others_have_columns(
     np.testing.assert_array_equal(table["p_value"].to_numpy(), expected)
 
 
-def test_further_scores_go_through_an_fdr_and_into_csv(
+def test_other_scores_go_through_an_fdr_and_into_csv(
     model: Path, clothes: Pixels, letters: Pixels, tmp_path: Path
 ) -> None:
     images = np.concatenate([clothes[:50], letters[:50]])
@@ -53,10 +53,10 @@ def test_further_scores_go_through_an_fdr_and_into_csv(
     assert list(rows[0]) == [*COLUMNS, "top"]
     expected = pq.read_table(tmp_path / "r.parquet")["top"].to_pylist()
     assert [float(row["top"]) for row in rows] == expected
-    assert inspect(tmp_path / "r.csv")["further_scores"] == ["top"]
+    assert inspect(tmp_path / "r.csv")["other_scores"] == ["top"]
 
 
-def test_an_unreadable_image_has_no_further_scores(
+def test_an_unreadable_image_has_no_other_scores(
     model: Path, clothes: Pixels, tmp_path: Path
 ) -> None:
     from PIL import Image
@@ -79,7 +79,7 @@ def test_an_ensemble_ranks_among_the_calibrations_and_keeps_to_the_level(
         assert summary["scorer"] == scorer
         # For 200 calibration images the rate is Beta distributed: 4 standard deviations.
         assert abs(summary["anomalies"] / 5000 - 0.1) < 4 * (0.09 / 200) ** 0.5
-    members = Chosen(Model.open(model), "ensemble")._members("ensemble")
+    members = Requested(Model.open(model), "ensemble")._members("ensemble")
     known = Model.open(model).manifest.separability
     assert len(members) == 3 and {*members} <= {*MEMBERS}
     assert min(known[m] for m in members) >= max(

@@ -132,12 +132,12 @@ def test_a_folder_that_is_not_results_is_not_replaced(clothes: Pixels, tmp_path:
     with pytest.raises(OutputError, match="choose another output"):
         score(clothes[:9], MODEL, tmp_path / "mine", force=True)
     score(clothes[:9], MODEL, tmp_path / "r")
-    with pytest.raises(OutputError, match="give --force"):
+    with pytest.raises(OutputError, match="give force=True"):
         score(clothes[:9], MODEL, tmp_path / "r")
     score(clothes[:8], MODEL, tmp_path / "r", force=True)
     assert len(rows_of(tmp_path / "r")) == 8
     for name in ("r", "r/maps"):
-        with pytest.raises(ConfigError, match=r"--report .*: (each output|give a place outside)"):
+        with pytest.raises(ConfigError, match=r"report=.*: (each output|give a place outside)"):
             score(clothes[:9], MODEL, tmp_path / "r", report=tmp_path / name, force=True)
 
 
@@ -256,7 +256,7 @@ def test_another_job_is_not_resumed(
     cut_short(1, shards, MODEL, tmp_path / "r", **options)
     with pytest.raises(OutputError, match=f"cannot resume .*r: .* had another {what}; start anew"):
         score(shards, MODEL, tmp_path / "r", **options | changed, resume=True)
-    with pytest.raises(OutputError, match="images of a job that was cut short; give --resume"):
+    with pytest.raises(OutputError, match="images of a job that was cut short; give resume=True"):
         score(shards, MODEL, tmp_path / "r", **options)
     score(shards, MODEL, tmp_path / "r", **options, force=True)
     assert len(rows_of(tmp_path / "r")) == 240 and not (tmp_path / ".r.partial").exists()
@@ -276,7 +276,7 @@ def test_a_job_that_has_ended_is_not_done_again(
     summary = score(shards, MODEL, tmp_path / "r", resume=True)
     monkeypatch.setattr(results_module.ResultsWriter, "add", None)
     assert score(shards, MODEL, tmp_path / "r", resume=True) == summary
-    with pytest.raises(OutputError, match="exists; give --force"):
+    with pytest.raises(OutputError, match="exists; give force=True"):
         score(shards, MODEL, tmp_path / "r", resume=True, fpr=0.2)
 
 

@@ -137,7 +137,9 @@ def test_one_of_fpr_fdr_and_threshold(strange: Pixels, model: Path, tmp_path: Pa
         {"fpr": 0.1, "threshold": 1.0},
         {"fdr": 0.1} | {"threshold": 1.0},
     ):
-        with pytest.raises(ConfigError, match="one of --fpr, --fdr and --threshold"):
+        with pytest.raises(
+            ConfigError, match="fpr, fdr and threshold are three ways to decide: give one"
+        ):
             score(strange, model, tmp_path / "r.parquet", **given)
     assert not list(tmp_path.iterdir())
 
@@ -172,9 +174,9 @@ def test_confidence_goes_with_a_rate_of_false_alarms(
     strange: Pixels, model: Path, tmp_path: Path
 ) -> None:
     for others in ({}, {"fdr": 0.1}, {"threshold": 1.0}):
-        with pytest.raises(ConfigError, match=r"--confidence .* --fpr"):
+        with pytest.raises(ConfigError, match=r"confidence=.* is that fpr holds"):
             score(strange, model, tmp_path / "r.parquet", confidence=0.95, **others)
-    with pytest.raises(ConfigError, match=r"--confidence 0.95 needs at least 299 calibration"):
+    with pytest.raises(ConfigError, match=r"confidence=0.95 needs at least 299 calibration"):
         score(strange, model, tmp_path / "r.parquet", fpr=0.01, confidence=0.95)
     assert not list(tmp_path.iterdir())
 
@@ -207,7 +209,7 @@ def test_a_raw_threshold_needs_no_calibration(strange: Pixels, model: Path, tmp_
     assert bare_summary["drift"] is bare_summary["drift_limit"] is None
     without = rows_of(tmp_path / "bare.parquet")
     assert without == [row | {"p_value": None} for row in rows]
-    with pytest.raises(ConfigError, match="no calibration scores of this kind: give --threshold"):
+    with pytest.raises(ConfigError, match="no calibration scores of this kind: give a threshold"):
         score(strange, bare, tmp_path / "none.parquet")
 
 
@@ -239,7 +241,7 @@ def test_at_a_false_discovery_rate_unreadable_images_count_for_nothing(
 def test_too_few_calibration_images_for_a_level_are_told(
     strange: Pixels, model: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--fpr 0.001 needs at least 999 calibration scores"):
+    with pytest.raises(ConfigError, match=r"fpr=0.001 needs at least 999 calibration scores"):
         score(strange, model, tmp_path / "r.parquet", fpr=0.001)
     assert not list(tmp_path.iterdir())
 

@@ -139,7 +139,7 @@ def test_models_from_before_score_with_what_they_have(folder: str, tmp_path: Pat
     score(inputs, path, tmp_path / "a.parquet", scorer="codelength", threshold=100)
     calibrate(path, inputs)
     summary = score(inputs, path, tmp_path / "b.parquet", scorer=["ensemble", *names], fpr=0.2)
-    assert summary["further_scorers"] == names
+    assert summary["other_scorers"] == names
 
 
 def test_numbers_far_out_are_stranger_than_anything() -> None:

@@ -105,7 +105,7 @@ def test_an_image_that_no_codec_takes_is_refused(images, monkeypatch):
         name: image_codecs.ImageCodec(failing, codec.decode) for name, codec in IMAGE_CODECS.items()
     }
     monkeypatch.setattr("compressor.archive.fallback.IMAGE_CODECS", broken)
-    with pytest.raises(DataError, match=r"28x28 is below the PSNR of --min-psnr and too large"):
+    with pytest.raises(DataError, match=r"28x28 is below min_psnr and too large"):
         stored("webp-lossless", 20, images[:1, :, :, None])
 
 

@@ -232,7 +232,9 @@ def test_without_resume_a_left_over_job_is_refused_and_with_force_starts_again(
     tmp_path, mixed, write, model, chunks, small_parts
 ):
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="another")
-    with pytest.raises(OutputError, match="cut short; give --resume to go on with it, or --force"):
+    with pytest.raises(
+        OutputError, match="cut short; give resume=True to go on with it, or force=True"
+    ):
         write(tmp_path / "a", mixed)
     write(tmp_path / "a", mixed, force=True)
     assert verify_archive(tmp_path / "a") == []
@@ -241,7 +243,7 @@ def test_without_resume_a_left_over_job_is_refused_and_with_force_starts_again(
 def test_another_job_is_not_resumed(tmp_path, mixed, write, model, chunks, small_parts):
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="another")
     with pytest.raises(
-        OutputError, match="had another source; start anew with --force instead of --resume"
+        OutputError, match="had another source; start anew with force=True instead of resume=True"
     ):
         write(tmp_path / "a", mixed, resume=True)
     with pytest.raises(OutputError, match="another embed, source"):
@@ -255,17 +257,17 @@ def test_a_left_over_job_that_was_damaged_is_not_resumed(
     stopped(tmp_path / "a", mixed, model, chunks, after=2, job="test")
     frames = tmp_path / ".a.partial" / "archive" / "blocks" / "part-00000.bin"
     frames.write_bytes(frames.read_bytes()[:-1])
-    with pytest.raises(OutputError, match=r"part-00000.bin is damaged; start anew with --force"):
+    with pytest.raises(OutputError, match=r"part-00000.bin is damaged; start anew with force=True"):
         write(tmp_path / "a", mixed, resume=True)
     (tmp_path / ".a.partial" / "job.json").write_text("{")
-    with pytest.raises(OutputError, match=r"job.json is damaged; start anew with --force"):
+    with pytest.raises(OutputError, match=r"job.json is damaged; start anew with force=True"):
         write(tmp_path / "a", mixed, resume=True)
 
 
 def test_an_output_that_exists_is_replaced_only_with_force_and_only_if_ours(tmp_path, mixed, write):
     few = dict(list(mixed.items())[:9])
     write(tmp_path / "a", mixed)
-    with pytest.raises(OutputError, match="give --force"):
+    with pytest.raises(OutputError, match="give force=True"):
         write(tmp_path / "a", few)
     write(tmp_path / "a", few, force=True)
     assert Archive.open(tmp_path / "a").count == 9

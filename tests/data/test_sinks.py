@@ -66,7 +66,7 @@ def test_an_interrupted_write_leaves_nothing(output, images, error):
 
 def test_an_output_that_exists_is_refused_without_force(output, images):
     write(output, images)
-    with pytest.raises(OutputError, match="exists; give --force"):
+    with pytest.raises(OutputError, match="exists; give force=True"):
         write(output, images)
 
 
@@ -363,7 +363,7 @@ def test_no_vectors_make_an_empty_output(table):
 def test_an_interrupted_write_of_vectors_leaves_what_was_there(table, vectors):
     write_vectors(table, vectors, spec_of())
     before = table.read_bytes()
-    with pytest.raises(OutputError, match="exists; give --force"):
+    with pytest.raises(OutputError, match="exists; give force=True"):
         write_vectors(table, vectors, spec_of())
     with pytest.raises(KeyboardInterrupt), open_sink(table, 2, True, spec_of()) as sink:
         sink.write(["z"], [np.float32([1, 2, 3])])

@@ -193,7 +193,7 @@ def test_one_input_is_enough(model: Path, clothes: Pixels, tmp_path: Path) -> No
 def test_other_data_are_refused(model: Path, clothes: Pixels, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the model takes images"):
         report(model, np.zeros((3, 9), np.float32), tmp_path / "page.html")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         (tmp_path / "page.html").write_text("mine")
         report(model, clothes[:9], tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == "mine"

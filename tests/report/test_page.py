@@ -253,7 +253,7 @@ def test_a_compression_shows_rows_pictures_and_rivals(tmp_path, report, images):
 def test_an_existing_report_is_replaced_only_with_force(tmp_path, report):
     path = tmp_path / "report.html"
     path.write_text("mine")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="force=True"):
         write_report(path, report, force=False)
     assert path.read_text() == "mine"
     write_report(path, report, force=True)

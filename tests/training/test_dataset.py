@@ -109,7 +109,7 @@ def test_crops_want_images_of_one_number_of_channels(
     Image.fromarray(np.zeros((28, 28, 4), np.uint8)).save(photos[0] / "rgba.png")
     with pytest.raises(DataError, match=r"one number of channels: .*rgba\.png is 28x28x4"):
         load_dataset(open_source(photos[0]), tmp_path, crop=4)
-    with pytest.raises(DataError, match=r"one size \(or --set crop=N\): .*01\.png is 56x28x1"):
+    with pytest.raises(DataError, match=r"one size \(or crop=N\): .*01\.png is 56x28x1"):
         load_dataset(open_source(photos[0]), tmp_path)
 
 
