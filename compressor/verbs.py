@@ -46,8 +46,6 @@ _MODULES = {
     "train": ".training.train",
     "verify": ".inspection",
 }
-
-
 _MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "yaml")
 
 
@@ -62,3 +60,7 @@ def __getattr__(name: str) -> Any:
                 f"{name} needs compressor[train]: run pip install 'compressor[train]'"
             ) from error
         raise
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
