@@ -144,7 +144,7 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Those that calibrate are a tenth, or as many as fpr takes, unless ``settings`` say how many.
         y is not looked at: X are normal rows, or mostly.
         """
-        train = verbs.train
+        train = verbs.train  # first: without PyTorch this raises, and an earlier fit stays
         for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         rows = self._rows(X, first=True)

@@ -58,7 +58,7 @@ def decompress(
         refuse_existing(output, force)
     opened = Archive.open(archive, None if model is None else Model.open(model))
     engine = Engine(opened.model, device)
-    log.info("device: %s (%s)", engine.device.name, engine.device.reason)
+    log.info("device: %s", engine.device)
 
     def work(segment: Segment) -> Decoded:
         images = decoded_images(segment.load(), engine)

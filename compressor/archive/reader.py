@@ -127,9 +127,16 @@ class Archive:
         items_name, frames_name, index_name = part_files(number)
         try:
             index = Index.from_bytes(self._checked(index_name))
-            codec, *columns = vars(index).values()
-            rows = zip(codec, *(column.tolist() for column in columns), strict=True)
-            places = {at: Place(*row) for at, row in enumerate(rows)}
+            rows = zip(
+                index.codec,
+                index.offset.tolist(),
+                index.length.tolist(),
+                index.count.tolist(),
+                index.height.tolist(),
+                index.width.tolist(),
+                strict=True,
+            )
+            places = {block: Place(*row) for block, row in enumerate(rows)}
         except ArchiveError as error:
             self._note(f"{self.path}/{index_name} {error}; the blocks were found without it")
             places = self._scanned(number, self.path / frames_name)

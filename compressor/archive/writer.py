@@ -191,10 +191,8 @@ class ArchiveWriter:
 
     def __enter__(self) -> ArchiveWriter:
         refuse_irreplaceable(self.path, self._force, FORMAT)
-        for name in decoding_files(
-            self._model.manifest
-        ):  # found damaged now and not when everything is coded
-            self._model.read(name)
+        for name in decoding_files(self._model.manifest):
+            self._model.read(name)  # found damaged now and not when everything is coded
         with output_errors(self.path):
             self._work.open(resume=self._resume, discard=self._force)
             for name in ("items", "blocks"):
@@ -215,7 +213,7 @@ class ArchiveWriter:
                 self._finish()
 
     def add(self, packed: PackedImages) -> None:
-        """Adds the next images of the source, at most 65,536 at a time."""
+        """Adds the next images of the source, at most PART_IMAGES at a time."""
         if len(packed.names) > PART_IMAGES:
             raise ValueError(f"{len(packed.names)} images at a time; a part takes {PART_IMAGES}")
         with output_errors(self.path):

@@ -39,7 +39,7 @@ class Job:
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
-        log.info("device: %s (%s)", self.engine.device.name, self.engine.device.reason)
+        log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
         """Raises DataError if no row can fit the model, before each of them is named for it."""

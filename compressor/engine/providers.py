@@ -47,6 +47,9 @@ class Device:
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
     @property
     def is_cpu(self) -> bool:
         return self.name == "cpu"
