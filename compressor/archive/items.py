@@ -79,8 +79,8 @@ class Items:
         """Raises ArchiveError if ``content`` is no such Parquet file."""
         table = _from_parquet(content, _ITEMS)
         path = Names(table["path"].combine_chunks())
-        numbers = [_integers(table, name) for name in _ITEMS.names[1:]]
-        return cls(path, _codecs(table), *numbers)
+        numbers = {name: _integers(table, name) for name in _ITEMS.names[1:]}
+        return cls(path=path, codec=_codecs(table), **numbers)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class Index:
     def from_bytes(cls, content: bytes) -> Index:
         """Raises ArchiveError if ``content`` is no such Parquet file."""
         table = _from_parquet(content, _INDEX)
-        columns = [_integers(table, name) for name in _INDEX.names]
-        index = cls(_codecs(table), *columns)
-        if any(np.any(column < 0) for column in columns):
+        numbers = {name: _integers(table, name) for name in _INDEX.names}
+        index = cls(codec=_codecs(table), **numbers)
+        if any(np.any(column < 0) for column in numbers.values()):
             raise ArchiveError("has negative numbers")
         if index.count.sum() > MAX_ROWS:
             raise ArchiveError(f"claims more than {MAX_ROWS} images")
