@@ -48,7 +48,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 def refuse_input(output: Path, *inputs: object) -> None:
     """Raises OutputError if ``output`` is one of the inputs, or a folder that one of them is in.
 
-    inputs: paths as users give them, ``file.npz::key`` included; what is no path does not count.
+    inputs: paths as users give them, ``file.npz::key`` included; anything but paths is ignored.
     """
     target = output.absolute().resolve()
     for given in inputs:
@@ -201,7 +201,7 @@ def merging_folder(path: Path, force: bool) -> Iterator[Path]:
 
 
 def _is_running(process: str) -> bool:
-    """Whether there may be a process of that number; where it cannot be told, there may."""
+    """Whether there may be a process of that number; unknown counts as running."""
     if os.name != "posix" or not process.isdigit():
         return True
     try:

@@ -3,7 +3,7 @@
 Compared are the two shares above each calibration score; the largest difference is the two-sample
 Kolmogorov-Smirnov distance. If a share e of the batch are anomalies and the rest are like the
 calibration images, the batch's distribution is (1 - e) F + e H (Huber 1964), which lies within e of
-F whatever H is. What lies further off than that and chance is no matter of a few anomalies.
+F whatever H is. What lies farther off than that and chance allow is more than a few anomalies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .calibration import Scores
 
-ANOMALIES = 0.1  # the share of a batch that may be anomalies without a warning
+MAX_ANOMALIES = 0.1  # the share of a batch that may be anomalies without a warning
 LEVEL = 1e-4  # the probability of a warning by chance
 
 
@@ -44,7 +44,7 @@ def drift(calibration: Scores, counts: npt.NDArray[np.int64]) -> Drift:
     calibration: (n,), ascending; counts: (n + 1,), how many images of the batch have the p-value
     (k + 1) / (n + 1), m of them in all, neither n nor m 0.
 
-    Without drift, and with up to ``ANOMALIES`` of the batch anomalies, the distance is above the
+    Without drift, and with up to ``MAX_ANOMALIES`` of the batch anomalies, the distance is above the
     limit with probability at most about ``LEVEL``: two samples are further apart than x by chance
     with probability 2 exp(-2 x^2 n m / (n + m)) (Smirnov 1939; Wei & Dudley 2012), for independent
     images; ties only make it less.
@@ -55,4 +55,6 @@ def drift(calibration: Scores, counts: npt.NDArray[np.int64]) -> Drift:
     batch, normal = np.cumsum(counts)[above] / m, above / n
     at = int(np.argmax(np.abs(batch - normal)))
     chance = math.sqrt(math.log(2 / LEVEL) / 2 * (1 / n + 1 / m))
-    return Drift(float(calibration[at]), float(batch[at]), float(normal[at]), ANOMALIES + chance)
+    return Drift(
+        float(calibration[at]), float(batch[at]), float(normal[at]), MAX_ANOMALIES + chance
+    )

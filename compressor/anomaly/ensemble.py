@@ -40,10 +40,10 @@ Quartiles = tuple[float, float, float]
 def quartiles_of(scores: Mapping[str, Scores]) -> dict[str, Quartiles]:
     """Of each score, (n,), that is finite in half of the inputs and not the same."""
     with np.errstate(invalid="ignore"):  # between infinities
-        found = {name: np.quantile(values, [0.25, 0.5, 0.75]) for name, values in scores.items()}
+        by_score = {name: np.quantile(values, [0.25, 0.5, 0.75]) for name, values in scores.items()}
     return {
         name: (float(lower), float(median), float(upper))
-        for name, (lower, median, upper) in found.items()
+        for name, (lower, median, upper) in by_score.items()
         if np.isfinite([lower, median, upper]).all() and upper > lower
     }
 

@@ -29,9 +29,9 @@ Floats = npt.NDArray[np.floating[Any]]
 Vectors = npt.NDArray[np.float64]
 
 NAME = "scores.npz"
-MOST_FEATURES = 256  # of a code
-MOST_NUMBERS = 2**18  # of all neighbours together: one megabyte
-MOST_NEIGHBOURS = 4096
+MAX_FEATURES = 256  # of a code
+MAX_NUMBERS = 2**18  # of all neighbours together: one megabyte
+MAX_NEIGHBOURS = 4096
 LEARNED_FROM = 4096  # inputs that means and covariances are taken of
 NEAREST = 5
 ROWS_AT_ONCE = 256
@@ -82,13 +82,13 @@ class Features:
 
     @classmethod
     def learn(cls, codes: npt.NDArray[np.int32]) -> Features:
-        """The finest grid with at most MOST_FEATURES numbers; then those that vary most."""
+        """The finest grid with at most MAX_FEATURES numbers; then those that vary most."""
         grid = 0
         if codes.ndim == 4:
-            fitting = [g for g in (8, 4, 2, 1) if codes.shape[1] * g**2 <= MOST_FEATURES]
+            fitting = [g for g in (8, 4, 2, 1) if codes.shape[1] * g**2 <= MAX_FEATURES]
             grid = min([*fitting[:1], max(1, min(codes.shape[2:]))]) if fitting else 1
         every = _flat(codes, grid)
-        order = np.argsort(-every.var(0), kind="stable")[:MOST_FEATURES]
+        order = np.argsort(-every.var(0), kind="stable")[:MAX_FEATURES]
         return cls(grid, np.sort(order))
 
     def of(self, codes: npt.NDArray[np.int32]) -> Vectors:
@@ -127,7 +127,7 @@ class Normals:
         """From training inputs: codes int32 (n, *shape), hidden_differences (m, D)."""
         features = Features.learn(codes[:: -(-len(codes) // LEARNED_FROM)])
         vectors = features.of(codes[:: -(-len(codes) // LEARNED_FROM)])
-        most = max(NEAREST, min(MOST_NEIGHBOURS, MOST_NUMBERS // vectors.shape[1]))
+        most = max(NEAREST, min(MAX_NEIGHBOURS, MAX_NUMBERS // vectors.shape[1]))
         drawn = np.random.default_rng(seed).permutation(len(codes))[:most]
         return cls(
             features,
@@ -143,14 +143,14 @@ class Normals:
         """The mean distance to the NEAREST nearest codes (Angiulli & Pizzuti 2002)."""
         points = self.neighbours.astype(np.float64)
         sizes, nearest = np.square(points).sum(1), min(NEAREST, len(points))
-        found = []
+        distances = []
         vectors = self.features.of(codes)
         for start in range(0, len(vectors), ROWS_AT_ONCE):
             piece = vectors[start : start + ROWS_AT_ONCE]
             squares = np.square(piece).sum(1)[:, None] + sizes - 2 * piece @ points.T
             least = np.partition(squares, nearest - 1, axis=1)[:, :nearest]
-            found.append(np.sqrt(np.maximum(least, 0)).mean(1))
-        return np.concatenate(found) if found else np.empty(0)
+            distances.append(np.sqrt(np.maximum(least, 0)).mean(1))
+        return np.concatenate(distances) if distances else np.empty(0)
 
     def to_bytes(self) -> bytes:
         """scores.npz."""

@@ -34,40 +34,42 @@ def write_scoring_report(
     path: Path,
     job: Job,
     scoring: Scoring,
-    found: Tally,
+    totals: Tally,
     decided: Decided,
     force: bool,
 ) -> None:
     """An HTML page with the strangest images beside what the model makes of them."""
     kind = job.model.spec.kind
-    scores, counts = found.scores()
+    scores, counts = totals.scores()
     report = ScoringReport(
-        title=f"{decided.anomalies:,} of {found.images:,} {kind}s are anomalies",
+        title=f"{decided.anomalies:,} of {totals.images:,} {kind}s are anomalies",
         columns=getattr(job.model.spec, "columns", None),
         data=job.source.location,
         model=str(job.model.location),
         scorer=scoring.requested.deciding,
         threshold=decided.threshold,
-        images=found.images,
+        images=totals.images,
         anomalies=decided.anomalies,
         scores=scores,
         score_counts=counts,
         calibration_scores=scoring.calibration,
-        worst=_strangest(job, scoring, found, decided.threshold),
-        unreadable=found.unreadable.first,
-        unreadable_count=found.unreadable.count,
+        worst=_strangest(job, scoring, totals, decided.threshold),
+        unreadable=totals.unreadable.first,
+        unreadable_count=totals.unreadable.count,
         facts=[] if decided.promise is None else [("promise", decided.promise)],
         kind=kind,
-        p_value_counts=found.p_value_counts,
+        p_value_counts=totals.p_value_counts,
         drift=decided.drift.distance if decided.drift else None,
         drift_limit=decided.drift.limit if decided.drift else None,
     )
     write_report(path, report, force)
 
 
-def _strangest(job: Job, scoring: Scoring, found: Tally, threshold: float) -> Iterator[ScoredImage]:
+def _strangest(
+    job: Job, scoring: Scoring, totals: Tally, threshold: float
+) -> Iterator[ScoredImage]:
     """One at a time, in the order of the source: together large ones may not fit into memory."""
-    scores = {number: score for score, number in found.strangest}
+    scores = {number: score for score, number in totals.strangest}
     for number, name, pixels in _read_again(job.source, job.model.spec, sorted(scores)):
         answers = job.engine.score(pixels)
         reconstruction = None

@@ -68,13 +68,13 @@ class Requested:
     def _resolved(self, name: str) -> str:
         if name != AUTO:
             return name
-        found = self._model.manifest.separability
-        if not found:
+        aurocs = self._model.manifest.separability
+        if not aurocs:
             raise ConfigError(
                 "scorer=auto: this model's training has not compared its scores; name one of "
                 f"{', '.join(self._available)}, or {ENSEMBLE}"
             )
-        return max(found, key=lambda name: found[name])
+        return max(aurocs, key=lambda name: aurocs[name])
 
     def _members(self, name: str) -> list[str]:
         if name == ENSEMBLE:

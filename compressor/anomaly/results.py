@@ -191,9 +191,9 @@ class ResultsWriter:
                 self._part = part = self._part or self._new_part(rows.schema)
                 stop = self._stop  # known late, of a tar, and where it is met for an empty shard
                 room = len(rows) if stop is None else stop - self.consumed - part.rows
-                some = rows.slice(first, room)
-                part.write(some)
-                first += len(some)
+                piece = rows.slice(first, room)
+                part.write(piece)
+                first += len(piece)
                 if self.consumed + part.rows == stop:
                     self._finish_part()
 

@@ -16,7 +16,7 @@ from ..engine.job import Job
 from ..errors import ConfigError
 from ..files import merging_folder, refuse_existing, refuse_input
 from ..log import log
-from .drift import ANOMALIES, Drift, drift
+from .drift import MAX_ANOMALIES, Drift, drift
 from .prometheus import write_metrics
 from .report import REPORTED, Decided, write_scoring_report
 from .requested import Requested
@@ -222,7 +222,7 @@ def _warn_of(moved: Drift, kind: str) -> None:
         kind,
         moved.score,
         100 * moved.calibration,
-        100 * ANOMALIES,
+        100 * MAX_ANOMALIES,
         100 * moved.limit,
         kind,
     )

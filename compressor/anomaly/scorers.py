@@ -84,34 +84,36 @@ Scorer = Callable[[Seen], npt.NDArray[Any]]
 
 def scorers(model: Scored) -> dict[str, Scorer]:
     """The scores that a model has, its default first."""
-    found, default = _scorers(model), model.default_score
-    return {default: found[default], **found} if default in found else found
+    by_name, default = _scorers(model), model.default_score
+    return {default: by_name[default], **by_name} if default in by_name else by_name
 
 
 def _scorers(model: Scored) -> dict[str, Scorer]:
-    found: dict[str, Scorer] = {name: partial(_of_graph, name=name) for name in model.graph_scores}
-    if not found:
+    by_name: dict[str, Scorer] = {
+        name: partial(_of_graph, name=name) for name in model.graph_scores
+    }
+    if not by_name:
         return {}
-    found["top"] = _top
-    found |= {name: partial(_of_further, name=name) for name in model.further_scores}
+    by_name["top"] = _top
+    by_name |= {name: partial(_of_further, name=name) for name in model.further_scores}
     if NAME in model.files:
         normals = Normals.from_bytes(model.read(NAME))
         if (hidden := normals.hidden) is not None:
-            found["nap"] = lambda seen: hidden.distances(seen.further["hidden_differences"])
-        found["mahalanobis"] = lambda seen: normals.mahalanobis(seen.codes)
-        found["knn"] = lambda seen: normals.knn(seen.codes)
+            by_name["nap"] = lambda seen: hidden.distances(seen.further["hidden_differences"])
+        by_name["mahalanobis"] = lambda seen: normals.mahalanobis(seen.codes)
+        by_name["knn"] = lambda seen: normals.knn(seen.codes)
     if "prior.bin" not in model.files:
-        return found
-    found["codelength"] = lambda seen: model.prior.bits_of_each(seen.codes)
+        return by_name
+    by_name["codelength"] = lambda seen: model.prior.bits_of_each(seen.codes)
     if model.spec.kind == "image":
-        found["codelength_over_webp"] = lambda seen: (
+        by_name["codelength_over_webp"] = lambda seen: (
             model.prior.bits_of_each(seen.codes) / webp_bits(seen.pixels)
         )
-    return found
+    return by_name
 
 
 def score_all(wanted: Mapping[str, Scorer], seen: Seen) -> dict[str, Scores]:
-    """Each score of the inputs, float64 (N,); what is no number is stranger than anything."""
+    """Each score of the inputs, float64 (N,); NaN becomes infinity."""
     with np.errstate(over="ignore", invalid="ignore"):  # of inputs far out
         answers = {name: np.asarray(scorer(seen), np.float64) for name, scorer in wanted.items()}
     return {name: np.where(np.isnan(s), np.inf, s) for name, s in answers.items()}

@@ -2,7 +2,7 @@
 
 No label is needed: validation inputs, on which neither the network nor a threshold was learned,
 are spoilt in ways that keep what they are made of and take away how it belongs together. (Blending
-two images is none of them: it takes contrast away, which makes every error smaller.) A score is as
+two images is not among them: it takes contrast away, which makes every error smaller.) A score is as
 good as its mean AUROC over these ways. Calibration inputs are not looked at, so that p-values hold
 as ever.
 
@@ -24,7 +24,7 @@ import numpy as np
 from ..data.images import Rows
 from .calibration import Scores
 
-INPUTS = 256  # that are spoilt, at most
+MAX_INPUTS = 256  # that are spoilt
 
 
 def separability(
@@ -37,9 +37,9 @@ def separability(
     ``score`` gives for them."""
     random = np.random.default_rng(seed)
     ways = _IMAGES if normal.ndim == 4 else _VECTORS
-    found = [score(spoil(normal, random)) for spoil in ways]
+    spoilt_scores = [score(spoil(normal, random)) for spoil in ways]
     return {
-        name: float(np.mean([auroc(usual[name], spoilt[name]) for spoilt in found]))
+        name: float(np.mean([auroc(usual[name], spoilt[name]) for spoilt in spoilt_scores]))
         for name in usual
     }
 

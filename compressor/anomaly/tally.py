@@ -59,7 +59,7 @@ class Tally:
         self.p_value_counts += np.bincount(ranks, minlength=size)
         strangest = np.argsort(-scores, kind="stable")[: self.keep]
         new = zip(scores[strangest].tolist(), (first + places[strangest]).tolist(), strict=True)
-        every = sorted([*self.strangest, *new], key=lambda found: (-found[0], found[1]))
+        every = sorted([*self.strangest, *new], key=lambda image: (-image[0], image[1]))
         self.strangest = every[: self.keep]
         keys, counts = np.unique(scores.view(np.int64) >> DIGITS, return_counts=True)
         self._by_score.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
@@ -67,7 +67,7 @@ class Tally:
 
 def tally(tables: Iterable[pa.Table], calibration: int, keep: int) -> Tally:
     """Reads all rows. calibration: how many scores p-values are from; keep: see Tally."""
-    found = Tally(np.zeros(calibration + 1, np.int64), keep)
+    totals = Tally(np.zeros(calibration + 1, np.int64), keep)
     for rows in tables:
-        found.add(rows)
-    return found
+        totals.add(rows)
+    return totals

@@ -62,12 +62,12 @@ def decompress(
 
     def work(segment: Segment) -> Decoded:
         images = decoded_images(segment.load(), engine)
-        found: dict[int, Rows] = {}
+        by_position: dict[int, Rows] = {}
         for group in images.groups:
-            found |= zip(group.positions.tolist(), group.pixels, strict=True)
-        places = sorted(found)
+            by_position |= zip(group.positions.tolist(), group.pixels, strict=True)
+        places = sorted(by_position)
         lost = [(images.names[at], reason) for at, reason in sorted(images.unreadable.items())]
-        return Decoded([images.names[p] for p in places], [found[p] for p in places], lost)
+        return Decoded([images.names[p] for p in places], [by_position[p] for p in places], lost)
 
     spec, kind = opened.model.spec, opened.model.spec.kind
     vectors = spec if isinstance(spec, VectorSpec) else None

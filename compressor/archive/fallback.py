@@ -63,8 +63,8 @@ class Fallback:
         ]
 
     def _smallest(self, image: Pixels) -> StoredImage:
-        found = [stored for codec in self._codecs if (stored := self._lowest(codec, image))]
-        best = min(found, key=lambda stored: len(stored.file), default=None)
+        candidates = [stored for codec in self._codecs if (stored := self._lowest(codec, image))]
+        best = min(candidates, key=lambda stored: len(stored.file), default=None)
         best = best or self._lowest("png", image)
         if best is None:
             height, width, _ = image.shape

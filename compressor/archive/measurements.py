@@ -94,22 +94,23 @@ class ImageQuality:
         self._psnr, self._ssim = _Mean(), _Mean()
 
     def measure(self, names: list[str], rebuilt: list[Rebuilt]) -> ImageMeasures:
-        some = [one for one in rebuilt if len(one.positions)]
-        errors = [squared_errors(one.original, one.decoded) for one in some]
+        groups = [group for group in rebuilt if len(group.positions)]
+        errors = [squared_errors(group.original, group.decoded) for group in groups]
         psnrs = [
-            decibels(error, one.original[0].size) for error, one in zip(errors, some, strict=True)
+            decibels(error, group.original[0].size)
+            for error, group in zip(errors, groups, strict=True)
         ]
-        similarities = [ssim(one.original, one.decoded) for one in some]
-        places = np.concatenate([np.empty(0, np.int64), *(one.positions for one in some)])
+        similarities = [ssim(group.original, group.decoded) for group in groups]
+        places = np.concatenate([np.empty(0, np.int64), *(group.positions for group in groups)])
         order = np.argsort(places)
-        codecs = [one.codec for one in some for _ in one.positions]
+        codecs = [group.codec for group in groups for _ in group.positions]
         return ImageMeasures(
             names=[names[place] for place in places[order]],
             codecs=[codecs[row] for row in order],
             psnr=np.concatenate([np.empty(0), *psnrs])[order],
             ssim=np.concatenate([np.empty(0), *similarities])[order],
             squared_error=sum(int(error.sum()) for error in errors),
-            elements=sum(one.original.size for one in some),
+            elements=sum(group.original.size for group in groups),
         )
 
     def add(self, measures: ImageMeasures) -> None:

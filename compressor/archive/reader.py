@@ -119,8 +119,8 @@ class Archive:
         if self.manifest is not None:
             return list(range(len(self.manifest.parts)))
         names = [file.name for name in ("items", "blocks") for file in (self.path / name).glob("*")]
-        found = {re.fullmatch(r"part-(\d{5})\.(bin|parquet)", name) for name in names}
-        return sorted({int(match[1]) for match in found if match and int(match[1]) < PER_PART})
+        matches = {re.fullmatch(r"part-(\d{5})\.(bin|parquet)", name) for name in names}
+        return sorted({int(match[1]) for match in matches if match and int(match[1]) < PER_PART})
 
     def part(self, number: int) -> Part:
         """Reads the items and the index of a part, or finds out without them."""
@@ -219,7 +219,7 @@ class Archive:
         Reads each block that holds one of them, once.
         """
         items = part.items
-        found: dict[tuple[int, int], list[tuple[Integers, Codes]]] = defaultdict(list)
+        coded: dict[tuple[int, int], list[tuple[Integers, Codes]]] = defaultdict(list)
         stored: list[Group] = []
         missing: dict[int, str] = {}
         for block in np.unique(items.block[rows]).tolist():
@@ -242,7 +242,7 @@ class Archive:
             )
             chosen = content[items.index[of_block[sound]]]
             if place.codec == MODEL:
-                found[place.height, place.width].append((positions[sound], chosen))
+                coded[place.height, place.width].append((positions[sound], chosen))
             elif len(chosen):
                 stored.append(Group(positions[sound], chosen))
         groups = [
@@ -252,7 +252,7 @@ class Archive:
                 width,
                 np.concatenate([codes for _, codes in pieces]),
             )
-            for (height, width), pieces in found.items()
+            for (height, width), pieces in coded.items()
         ]
         return CodedImages([items.path[row] for row in rows], groups, missing, stored)
 

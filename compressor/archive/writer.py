@@ -87,11 +87,11 @@ def pack_images(
         pixels += count * height * width
         step = images_per_block((height, width, channels))
         for start in range(0, count, step):
-            some = slice(start, start + step)
-            positions = files.positions[some]
+            rows = slice(start, start + step)
+            positions = files.positions[rows]
             block[positions] = len(frames)
             index[positions] = np.arange(len(positions))
-            frames.append(pack_stored(files.codec, files.files[some], files.pixels[some]))
+            frames.append(pack_stored(files.codec, files.files[rows], files.pixels[rows]))
     readable = np.flatnonzero(block >= 0)
     if len(readable) + len(images.missing) != len(images.names):
         raise ValueError("each image must have a code, be stored or be missing")

@@ -18,7 +18,7 @@ from ..anomaly.calibration import Scores
 from ..anomaly.ensemble import Quartiles, quartiles_of
 from ..anomaly.normals import LEARNED_FROM, NAME, Normals
 from ..anomaly.scorers import Scorer, score_rows, scorers
-from ..anomaly.separability import INPUTS, separability
+from ..anomaly.separability import MAX_INPUTS, separability
 from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.hyperprior import SCALES, Hyperprior
 from ..data.images import Rows
@@ -50,9 +50,9 @@ from .weights import round_weights
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
 PRIOR_ELEMENTS = 2**24  # of the codes that the tables are learned from
 COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
-GOLDEN = 5
+GOLDEN_INPUTS = 5
 SPOILT_ELEMENTS = 2**25  # of the inputs that scores are compared on
-MEASURED = 256
+MEASURED_INPUTS = 256
 SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
 SAMPLE_ELEMENTS = 2**22  # of such a grid at most
 
@@ -79,7 +79,7 @@ def bundle(
     quantiser = _learn_prior(trained, graphs, engine, codes, steps, probe)
     judged = _learn_scores(trained, graphs, engine, codes)
     files = graphs.files
-    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN], probe, trained.generative)
+    files["golden.npz"] = _golden(engine, model, rows[:GOLDEN_INPUTS], probe, trained.generative)
     files["weights.safetensors"] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
         {name: tensor.clone().contiguous() for name, tensor in trained.weights().items()}
@@ -98,7 +98,7 @@ def bundle(
         training={
             **facts,
             "first_layer": first_layer(model, model.spec),
-            "measures": _measures(model, trained.bottleneck, probe[:MEASURED]),
+            "measures": _measures(model, trained.bottleneck, probe[:MEASURED_INPUTS]),
         },
         quantiser={
             "steps": [float(step) for step in steps.flatten()],
@@ -421,8 +421,8 @@ def _differences(
     engine: Engine, dataset: Dataset, indices: Indices, spec: DataSpec
 ) -> npt.NDArray[np.float32]:
     """hidden_differences (n, K) of as many of ``indices`` as NAP's statistics are taken of."""
-    some = indices[:: -(-len(indices) // LEARNED_FROM)]
-    parts = [engine.further(dataset.rows[piece]) for piece in pieces(some, spec)]
+    spread = indices[:: -(-len(indices) // LEARNED_FROM)]
+    parts = [engine.further(dataset.rows[piece]) for piece in pieces(spread, spec)]
     return np.concatenate([part["hidden_differences"] for part in parts])
 
 
@@ -436,7 +436,9 @@ def _compared(
     """Scores of validation inputs, as they are and spoilt; nothing without two of them."""
     if len(held_out) < 2:
         return _Judged({}, {})
-    most = max(2, min(INPUTS, SPOILT_ELEMENTS // math.prod(dataset.rows.shape[1:]), len(held_out)))
+    most = max(
+        2, min(MAX_INPUTS, SPOILT_ELEMENTS // math.prod(dataset.rows.shape[1:]), len(held_out))
+    )
     evenly = np.linspace(0, len(held_out) - 1, most).astype(int)
 
     def score(rows: Rows) -> dict[str, Scores]:

@@ -124,19 +124,21 @@ def load_dataset(source: Source, folder: Path, crop: int | None = None) -> Datas
     file, record, sizes = folder / "rows.bin", folder / "rows.json", folder / "sizes.npy"
     if not record.exists():
         _decode(source, file, record, sizes, crop)
-    told = json.loads(record.read_text())
-    columns = None if told["columns"] is None else tuple(told["columns"])
-    unreadable = [(name, reason) for name, reason in told["unreadable"]]
-    shape = tuple(told["shape"])
+    facts = json.loads(record.read_text())
+    columns = None if facts["columns"] is None else tuple(facts["columns"])
+    unreadable = [(name, reason) for name, reason in facts["unreadable"]]
+    shape = tuple(facts["shape"])
     if crop is None:
-        return Dataset(file, told["count"], shape, columns, unreadable)
-    return Dataset(file, told["count"], (crop, crop, shape[2]), columns, unreadable, np.load(sizes))
+        return Dataset(file, facts["count"], shape, columns, unreadable)
+    return Dataset(
+        file, facts["count"], (crop, crop, shape[2]), columns, unreadable, np.load(sizes)
+    )
 
 
 def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | None) -> None:
     first: tuple[str, tuple[int, ...]] | None = None
     unreadable: list[tuple[str, str]] = []
-    found: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     # of a shape, what may differ from input to input
     free, wanted = (0, "size (or crop=N)") if crop is None else (2, "number of channels")
     with file.open("wb") as out:
@@ -159,21 +161,21 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
                     unreadable += [(images.names[p], reason) for p in group.positions]
                     continue
                 out.write(group.pixels.tobytes())
-                found += [shape[:2]] * len(group.pixels)
+                shapes += [shape[:2]] * len(group.pixels)
         out.flush()
         os.fsync(out.fileno())
-    if first is None or not found:
+    if first is None or not shapes:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"nothing in {source.location} can be read{reason}")
-    told = {
+    facts = {
         "shape": first[1],
-        "count": len(found),
+        "count": len(shapes),
         "columns": source.columns,
         "unreadable": unreadable,
     }
     if crop is not None:
-        np.save(sizes, np.array(found, np.int64))
-    write_atomically(record, json.dumps(told).encode())
+        np.save(sizes, np.array(shapes, np.int64))
+    write_atomically(record, json.dumps(facts).encode())
 
 
 def split_rows(count: int, validation: float, calibration: float, seed: int) -> Split:

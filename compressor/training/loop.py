@@ -28,7 +28,7 @@ from .checkpoint import Checkpoint, State
 from .dataset import BatchOrder, Dataset, Split, pieces
 from .objective import phases, total, watched
 from .quantiser import PROBE_INPUTS, model_code, sensitivity_of
-from .rate import INTERVAL, WAITED, Aim
+from .rate import AIM_FROM, STEPS_BETWEEN_MOVES, Aim
 from .running_phase import RunningPhase
 from .settings import TrainingSettings
 from .target_cache import Features, kept_features
@@ -169,8 +169,8 @@ class Loop:
         if not bottleneck.decodes_integers and fabric.broadcast(progress >= INTEGERS_FROM):
             bottleneck.decodes_integers.fill_(True)
             self.state.best_loss = math.inf  # losses with noise are others
-        moves = self.aim is not None and self.state.phase_step % INTERVAL == 0
-        if starts or (moves and fabric.broadcast(progress >= WAITED)):
+        moves = self.aim is not None and self.state.phase_step % STEPS_BETWEEN_MOVES == 0
+        if starts or (moves and fabric.broadcast(progress >= AIM_FROM)):
             running.set_modes(evaluates=True)
             if starts:
                 torch.manual_seed(self.seed)  # the same random signs in every process

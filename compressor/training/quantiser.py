@@ -18,9 +18,9 @@ from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
 from .rate import Aim
 
-MISSED = 0.5  # of Aim.miss: what is told
-DELTAS = 2.0**-20, 2.0**10
-STEP_FACTORS = (0.5, 2.0)  # of a trained bottleneck's, for what the training left open
+MIN_MISS_TO_WARN = 0.5  # in the units of Aim.miss
+STEP_SCALES = 2.0**-20, 2.0**10  # between which Delta is searched
+STEP_FACTORS = (0.5, 2.0)  # of a trained bottleneck's steps: how far they may be moved
 PROBE_INPUTS = 64
 
 
@@ -44,7 +44,7 @@ def choose_steps(model: Autoencoder, x: Tensor, loss_db: float) -> Tensor:
         trial = unit * delta
         return squared_error(model, x, torch.floor(code / trial + 0.5) * trial) <= limit
 
-    steps: Tensor = unit * largest(fine_enough, DELTAS, 24)
+    steps: Tensor = unit * largest(fine_enough, STEP_SCALES, 24)
     return steps
 
 
@@ -77,7 +77,7 @@ def fitted_steps(
         return aim.miss(model.spec, error, bits)
 
     factor = largest(lambda factor: miss(factor) > 0, STEP_FACTORS, 12)
-    if abs(missed := miss(factor)) > MISSED:
+    if abs(missed := miss(factor)) > MIN_MISS_TO_WARN:
         log.warning("the training missed its aim by %s", aim.in_words(missed))
     steps: Tensor = bottleneck.steps * factor
     return steps
@@ -121,9 +121,9 @@ def model_code(model: Autoencoder, x: Tensor) -> Tensor:
 def squared_error(model: Autoencoder, x: Tensor, code: Tensor) -> float:
     """The mean squared error of what ``code`` is decoded to, clipped as the decoder clips it."""
     total, count = 0.0, 0
-    for piece, its_code in zip(in_pieces(x, x), in_pieces(code, x), strict=True):
+    for piece, piece_code in zip(in_pieces(x, x), in_pieces(code, x), strict=True):
         target = model.target(piece)
-        total += (clipped_pixels(model, its_code) - target).square().sum().item()
+        total += (clipped_pixels(model, piece_code) - target).square().sum().item()
         count += target.numel()
     return total / count
 

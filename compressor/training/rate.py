@@ -13,11 +13,11 @@ from ..plugin import Autoencoder, Pass
 from ..spec import DataSpec, ImageSpec
 from .settings import TrainingSettings
 
-INTERVAL = 25  # steps between two looks
+STEPS_BETWEEN_MOVES = 25
 GAIN = 0.1  # of ln lambda, for a decibel or for a tenth of the bits
-LARGEST_MOVE = 0.3  # of ln lambda
-FARTHEST = math.log(100)  # of ln lambda from where it began: no network reaches every aim
-WAITED = 0.3  # of a training, before the network has learned enough to tell
+MAX_MOVE = 0.3  # of ln lambda
+MAX_DISTANCE = math.log(100)  # of ln lambda from where it began: no network reaches every aim
+AIM_FROM = 0.3  # of a phase: before, the network has not learned enough to tell
 
 
 def first_rate(settings: TrainingSettings) -> float:
@@ -58,8 +58,8 @@ class Aim:
         error = (passed.pixels - passed.target).square().mean().item()
         change = GAIN * self.miss(model.spec, error, passed.bits.mean().item())
         start = math.log(first_rate(self.settings))
-        moved = bottleneck.log_rate.item() + max(-LARGEST_MOVE, min(LARGEST_MOVE, change))
-        bottleneck.log_rate.fill_(max(start - FARTHEST, min(start + FARTHEST, moved)))
+        moved = bottleneck.log_rate.item() + max(-MAX_MOVE, min(MAX_MOVE, change))
+        bottleneck.log_rate.fill_(max(start - MAX_DISTANCE, min(start + MAX_DISTANCE, moved)))
 
     def in_words(self, missed: float) -> str:
         """How far ``missed`` is: by decibels, or by a part of the bits."""

@@ -47,7 +47,9 @@ class TrainingSettings(BaseModel):
         None, gt=0, le=100, description="PSNR in dB at which training aims, in place of rate"
     )
     bits: float | None = Field(
-        None, gt=0, description="bits per pixel (vectors: number) at which it aims, likewise"
+        None,
+        gt=0,
+        description="bits per pixel (of vectors: per number) at which it aims, in place of quality",
     )
     prior: Literal["factorised", "hyperprior"] = Field(
         "hyperprior",

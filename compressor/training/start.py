@@ -65,19 +65,19 @@ def begin_where(model: Autoencoder, path: str | Path) -> None:
     Raises ConfigError if they are not of one architecture.
     """
     earlier = restore(path)
-    plain, own, its = _plain(model), _own(_plain(model)), _own(_plain(earlier))
-    if _shapes(own) != _shapes(its):
+    plain, weights, earlier_weights = _plain(model), _own(_plain(model)), _own(_plain(earlier))
+    if _shapes(weights) != _shapes(earlier_weights):
         raise ConfigError(
             f"{path} has weights of other shapes: a training begins there only with its settings "
             "of the plugin, and with inputs of its shape; leave the plugin's settings out"
         )
-    plain.load_state_dict(plain.state_dict() | its)
+    plain.load_state_dict(plain.state_dict() | earlier_weights)
     if model.bottleneck is None or earlier.bottleneck is None:
         return
-    own, its = model.bottleneck.state_dict(), earlier.bottleneck.state_dict()
-    if _shapes(own) == _shapes(its):
-        kept = {name: own[name] for name in OF_THE_TRAINING}
-        model.bottleneck.load_state_dict(its | kept)
+    weights, earlier_weights = model.bottleneck.state_dict(), earlier.bottleneck.state_dict()
+    if _shapes(weights) == _shapes(earlier_weights):
+        kept = {name: weights[name] for name in OF_THE_TRAINING}
+        model.bottleneck.load_state_dict(earlier_weights | kept)
 
 
 def _plain(model: Autoencoder) -> Autoencoder:

@@ -15,7 +15,7 @@ from ..plugin import Autoencoder
 from .dataset import Indices
 
 FILE = "features.bin"
-LARGEST = 2**33  # bytes on disk; of more images the features are made at every step
+MAX_BYTES = 2**33  # on disk; of more images the features are made at every step
 
 
 class Features:
@@ -52,4 +52,4 @@ def kept_features(model: Autoencoder, count: int, folder: Path) -> Features | No
     with torch.no_grad():
         x = Normalisation(model.spec)(example(model.spec, 1))
         shape = (count, *model.cpu().target(x).shape[1:])
-    return Features(model, folder / FILE, shape) if 2 * math.prod(shape) <= LARGEST else None
+    return Features(model, folder / FILE, shape) if 2 * math.prod(shape) <= MAX_BYTES else None

@@ -70,13 +70,13 @@ def train(
     started = time.monotonic()
     refuse_input(output, data)
     refuse_model_output(output, force)
-    found = find(plugin)
-    plugin_class = load(found)
+    announced = find(plugin)
+    plugin_class = load(announced)
     earlier = None if start is None else _opened(start, plugin)
     given = {**(earlier.manifest.config if earlier else {}), **(settings or {})}
     config, training = split_settings(given, plugin_class.Config, plugin)
     source = open_source(data)
-    job = _job(found, source, config.model_dump(mode="json"), training, seed)
+    job = _job(announced, source, config.model_dump(mode="json"), training, seed)
     first_weights = earlier and earlier.manifest.files["weights.safetensors"].sha256
     job["start"] = first_weights
     with _training_folder(output, job, resume, force) as folder:
@@ -115,7 +115,9 @@ def train(
         }
         if first_weights:
             facts["start"] = first_weights
-        entry = PluginEntry(name=plugin, distribution=found.distribution, version=found.version)
+        entry = PluginEntry(
+            name=plugin, distribution=announced.distribution, version=announced.version
+        )
         files, manifest = bundle(model, entry, dataset, split, training, facts)
         files["training.csv"] = log_bytes(state)
         manifest = manifest.model_copy(update={"files": file_entries(files)})
@@ -144,7 +146,7 @@ def _opened(start: str | Path, plugin: str) -> Model:
 
 
 def _refuse_data(model: Autoencoder, dataset: Dataset) -> None:
-    """Raises ConfigError if the model, or its likelihood, is none of such data."""
+    """Raises ConfigError if the model, or its likelihood, does not accept such data."""
     if model.rebuilds_features and len(dataset.shape) != 3:
         raise ConfigError("this plugin rebuilds features of images; these data are vectors")
     wanted = LIKELIHOODS[model.likelihood].data
@@ -172,10 +174,10 @@ def _refuse_batches_of_one(model: Autoencoder, size: int) -> None:
 
 
 def _job(
-    found: Found, source: Source, config: Any, training: TrainingSettings, seed: int
+    announced: Found, source: Source, config: Any, training: TrainingSettings, seed: int
 ) -> dict[str, Any]:
     return {
-        "plugin": f"{found.name} of {found.distribution} {found.version}",
+        "plugin": f"{announced.name} of {announced.distribution} {announced.version}",
         "data": source.fingerprint(),
         "config": config,
         "training": training.model_dump(mode="json"),

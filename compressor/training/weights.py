@@ -17,11 +17,11 @@ from torch import Tensor
 from ..plugin import Autoencoder, Pass
 from .quantiser import PROBE_INPUTS, clipped_pixels, in_pieces, largest, model_code, squared_error
 
-DELTAS = 2.0**-24, 2.0**4
-HALVINGS = 8  # of the octaves between them
+STEP_SCALES = 2.0**-24, 2.0**4  # between which Delta is searched
+HALVINGS = 8  # of the octaves between those
 PROJECTIONS = 16
-FINER = 16.0  # is the output held to be more sensitive to what no archive has: the encoder
-LEAST_SENSITIVE = 1e-3  # of a tensor's mean: what probes do not wake, others may
+ENCODER_WEIGHT = 16.0  # on the sensitivity to the encoder, whose bits no archive pays for
+MIN_SENSITIVITY = 1e-3  # of a tensor's mean: what probes do not wake, other inputs may
 JUDGING_BITS = range(5, 16)
 SCORE_LOSS = 0.05  # of a score's deviation that rounded weights may move it by, on average
 
@@ -47,7 +47,7 @@ def round_weights(model: Autoencoder, x: Tensor, loss_db: float) -> float | None
         model.load_state_dict(exact | _rounded(exact, sensitivities, delta))
         return squared_error(model, x, model_code(model, x)) <= limit
 
-    delta = largest(fine_enough, DELTAS, HALVINGS)
+    delta = largest(fine_enough, STEP_SCALES, HALVINGS)
     bits = None
     if fine_enough(delta):
         integers = (exact[name] / _steps(s, delta) for name, s in sensitivities.items())
@@ -73,17 +73,17 @@ def _sensitivities(model: Autoencoder, x: Tensor, left_out: set[str]) -> dict[st
             for name, gradient in _gradients(out * _signs(out), weights).items():
                 squares[name] += gradient.square() / (PROJECTIONS * x.numel())
     decoding = _gradients(model.decode(model.encode(x[:1]).mean.detach()), weights)
-    found = {}
+    sensitivities = {}
     # Weights that modules share have several names, each of which a state_dict has.
     for name, weight in model.named_parameters(remove_duplicate=False):
         first = next((n for n, w in weights.items() if w is weight), None)
         if first is None or not squares[first].any():
             continue
-        square = squares[first] * (1 if first in decoding else FINER)
+        square = squares[first] * (1 if first in decoding else ENCODER_WEIGHT)
         others = tuple(axis for axis in range(square.ndim) if axis != 1)
-        own = square.mean(others, keepdim=True) if square.ndim > 1 else square.mean()
-        found[name] = own.clamp_min(LEAST_SENSITIVE * square.mean())
-    return found
+        of_input = square.mean(others, keepdim=True) if square.ndim > 1 else square.mean()
+        sensitivities[name] = of_input.clamp_min(MIN_SENSITIVITY * square.mean())
+    return sensitivities
 
 
 def _signs(like: Tensor) -> Tensor:
@@ -133,9 +133,9 @@ def _round_judging(model: Autoencoder, names: set[str], x: Tensor) -> None:
     for bits in JUDGING_BITS:
         rounded = {name: _fixed_point(exact[name], bits) for name in names}
         model.load_state_dict(exact | rounded)
-        found = _scores(model, x)
+        moved = _scores(model, x)
         if all(
-            (found[name] - s).abs().mean() <= SCORE_LOSS * s.std(correction=0)
+            (moved[name] - s).abs().mean() <= SCORE_LOSS * s.std(correction=0)
             for name, s in scores.items()
         ):
             return

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from compressor.anomaly.calibration import Scores, p_values
-from compressor.anomaly.drift import ANOMALIES, Drift, drift
+from compressor.anomaly.drift import MAX_ANOMALIES, Drift, drift
 from compressor.data.images import Pixels
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"
@@ -64,7 +64,7 @@ def test_a_batch_like_the_calibration_images_is_never_told(normal: Scores, n: in
     for _ in range(200):
         found = between(*split(random, normal, n, m))
         # What chance alone does, without what is allowed for anomalies, stays within it, too.
-        assert found.distance <= found.limit - ANOMALIES
+        assert found.distance <= found.limit - MAX_ANOMALIES
 
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
