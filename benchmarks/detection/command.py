@@ -60,15 +60,15 @@ class Bench:
                         if cells.find(cell) is not None:
                             continue
                         started = time.monotonic()
-                        told = f"{cell.name} {task.part}, seed {task.seed}"
+                        where = f"{cell.name} {task.part}, seed {task.seed}"
                         try:
                             found = cells.measured(cell)
                         except (CompressorError, RuntimeError, ValueError) as error:
                             whole = False
-                            print(f"{told}: FAILED: {error}", flush=True)
+                            print(f"{where}: FAILED: {error}", flush=True)
                             continue
                         spent = time.monotonic() - started
-                        print(f"{told}: {found.judged:.4f}, {spent:.0f} s", flush=True)
+                        print(f"{where}: {found.judged:.4f}, {spent:.0f} s", flush=True)
         return whole
 
     def found(self, name: str, seeds: list[int]) -> Found:

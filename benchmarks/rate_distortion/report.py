@@ -274,11 +274,11 @@ def _best_codecs(data: Found) -> str:
             if not spans or spans[-1][0] != name:
                 spans.append((name, []))
             spans[-1][1].append(place)
-    told = "; ".join(
+    choices = "; ".join(
         f"{places[0]} to {places[-1]} dB {name}" if len(places) > 1 else f"{places[0]} dB {name}"
         for name, places in spans
     )
-    return f"The best codec: {told}."
+    return f"The best codec: {choices}."
 
 
 def _points(data: Found) -> str:
