@@ -8,10 +8,10 @@ FOLDER after --data (or the environment variable COMPRESSOR_DATA) holds the file
 detection/tasks.py names, where the protocols are, too. The work folder gets models, and cells: a
 small JSON file for each data set, part, seed and method, named by a hash of all that its figures
 depend on but our own code and the machine: after a change of a plugin or a score remove our cells,
-and their models. What is there, or in docs/anomaly.jsonl, is not measured again, so a run that was
-stopped goes on. A cell that fails is told and left out, and the exit code is then 1. --report
-writes that file and the tables in docs/benchmarks.md from the cells that there are. Run it with
-OMP_NUM_THREADS=1: budgets are CPU seconds of one thread, and of ours on tables steps.
+and their models. What is there, or in benchmarks/results/anomaly.jsonl, is not measured again, so a
+run that was stopped goes on. A cell that fails is named and left out, and the exit code is then 1.
+--report writes that file and the tables beside it (anomaly.md) from the cells that there are. Run
+it with OMP_NUM_THREADS=1: budgets are CPU seconds of one thread, and of ours on tables steps.
 
 The peers need an environment of their own (2 GB beside a PyTorch for CPUs):
 

@@ -38,7 +38,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer = answered(**json.loads(line))
-        except Exception as error:  # an error of one task is told, and the next one is waited for
+        except Exception as error:  # one task fails: reported, and the next awaited
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 

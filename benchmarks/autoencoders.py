@@ -105,14 +105,14 @@ class Bench:
         """Parameters, training time, PSNR, bits an image, AUROC of l2: on test images."""
         path = self.train(plugin, plugin, **SIZES[plugin])
         with tempfile.TemporaryDirectory() as folder:
-            told = verbs.compress(self.test, path, Path(folder) / "archive", measure=True)
+            summary = verbs.compress(self.test, path, Path(folder) / "archive", measure=True)
         facts = Model.open(path).manifest.training
         return {
             "parameters": facts["parameters"],
             "seconds": facts["seconds"],
             "steps": facts["steps"],
-            "psnr": told["psnr"],
-            "bits": told["payload_bytes"] * 8 / told["images"],
+            "psnr": summary["psnr"],
+            "bits": summary["payload_bytes"] * 8 / summary["images"],
             "mnist": auroc(path, "l2", self.digits[: len(self.test), ..., None], self.test),
             "notmnist": auroc(path, "l2", self.letters, self.test),
         }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+RESULTS = Path(__file__).parent / "results"  # what --report writes
 F = TypeVar("F")  # a dataclass of what JSON knows
 
 

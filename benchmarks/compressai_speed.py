@@ -39,8 +39,8 @@ def main() -> None:
             g(bottleneck.decompress(string, code.shape[2:]))
         ended = time.perf_counter()
     count = BATCH * len(pieces)
-    told = {"compress": count / (middle - started), "decompress": count / (ended - middle)}
-    print(json.dumps(told))
+    rates = {"compress": count / (middle - started), "decompress": count / (ended - middle)}
+    print(json.dumps(rates))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ FOLDER after --data (or the environment variable COMPRESSOR_DATA) holds the file
 rate_distortion/datasets.py names. The work folder gets the images as arrays, models, and cells: a
 small JSON file for each data set, method and setting, named by a hash of all that its figures
 depend on but our own code and the machine: after a change of a plugin remove its cells and models.
-What is there, or in docs/compression.jsonl, is not measured again, so a run that was stopped goes
-on. --report writes that file, the tables in docs/benchmarks.md and the plot beside it from the
-cells that there are.
+What is there, or in benchmarks/results/compression.jsonl, is not measured again, so a run that was
+stopped goes on. --report writes that file, and the tables (compression.md) and the plot beside it,
+from the cells that there are.
 
 CompressAI needs an environment of its own, since it wants NumPy below 2:
 

@@ -328,8 +328,8 @@ def compressai_speed(
     np.save(folder / "few.npy", images)
     script = Path(__file__).parent / "compressai_speed.py"
     command = [python, script, folder / "f.pt2", folder / "g.pt2", folder / "few.npy"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rates: dict[str, float] = json.loads(told)
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rates: dict[str, float] = json.loads(output)
     return rates
 
 

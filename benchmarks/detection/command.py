@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cells import Cell, Cells, write_results
+from cells import RESULTS, Cell, Cells, write_results
 
 from compressor.errors import CompressorError
 from compressor.log import log
@@ -21,7 +21,7 @@ from .peers import Peers, peer_cells
 from .report import Found, write_report
 from .tasks import DATASETS, Task
 
-RESULTS = Path(__file__).parents[2] / "docs" / "anomaly.jsonl"
+PUBLISHED = RESULTS / "anomaly.jsonl"
 KINDS = ("classic", "ours", "peers")
 SEEDS = (0, 1, 2, 3, 4)
 
@@ -37,7 +37,7 @@ class Bench:
 
     @property
     def cells(self) -> Cells[Figures]:
-        return Cells(self.work / "cells", RESULTS, Figures)
+        return Cells(self.work / "cells", PUBLISHED, Figures)
 
     def cells_of(self, task: Task, kind: str) -> Iterator[Cell[Figures]]:
         if kind == "classic":
@@ -60,15 +60,15 @@ class Bench:
                         if cells.find(cell) is not None:
                             continue
                         started = time.monotonic()
-                        told = f"{cell.name} {task.part}, seed {task.seed}"
+                        where = f"{cell.name} {task.part}, seed {task.seed}"
                         try:
                             found = cells.measured(cell)
                         except (CompressorError, RuntimeError, ValueError) as error:
                             whole = False
-                            print(f"{told}: FAILED: {error}", flush=True)
+                            print(f"{where}: FAILED: {error}", flush=True)
                             continue
                         spent = time.monotonic() - started
-                        print(f"{told}: {found.judged:.4f}, {spent:.0f} s", flush=True)
+                        print(f"{where}: {found.judged:.4f}, {spent:.0f} s", flush=True)
         return whole
 
     def found(self, name: str, seeds: list[int]) -> Found:
@@ -97,7 +97,9 @@ def main() -> None:
         "--seconds", type=float, default=30, help="CPU time of a training on images; 30"
     )
     parser.add_argument("--peers", type=Path, help="the Python that has PyOD and anomalib")
-    parser.add_argument("--report", action="store_true", help="write tables into docs/")
+    parser.add_argument(
+        "--report", action="store_true", help="write tables into benchmarks/results/"
+    )
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("give --data or set COMPRESSOR_DATA")
@@ -115,7 +117,7 @@ def main() -> None:
         peers.close()
     if arguments.report:
         found = [bench.found(name, arguments.seeds) for name in DATASETS]
-        write_results(RESULTS, [pair for data in found for pair in data.cells])
+        write_results(PUBLISHED, [pair for data in found for pair in data.cells])
         write_report(found, arguments.seconds)
     if not whole:
         raise SystemExit(1)

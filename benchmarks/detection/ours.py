@@ -76,13 +76,15 @@ def _measured(task: Task, row: Row, seconds: float, model: Path) -> Figures:
                 resume=True,
             )
     trained = time.process_time()
-    told = verbs.inspect(model)
+    described = verbs.inspect(model)
     scored(test, model, ["l2"])
     once = time.process_time()
-    names = [scorer["name"] for scorer in told["scorers"]]
+    names = [scorer["name"] for scorer in described["scorers"]]
     scores = scored(test, model, [*names, "ensemble"])
-    scores["auto"] = scores[max(told["separability"], key=told["separability"].__getitem__)]
-    training = told["training"]
+    scores["auto"] = scores[
+        max(described["separability"], key=described["separability"].__getitem__)
+    ]
+    training = described["training"]
     figures = Figures(
         auroc={name: auroc(sample.strange, found) for name, found in scores.items()},
         scorer=row.judged or names[0],

@@ -27,7 +27,7 @@ SURFACES = ("screw", "magnetic tile")
 
 
 class Peers:
-    """The other Python, which is started with the first request and told one at a time."""
+    """The other Python, which is started with the first request and gets one request at a time."""
 
     def __init__(self, python: Path | None) -> None:
         self.python = python
@@ -89,7 +89,7 @@ def _measured(task: Task, peers: Peers, method: str, seconds: float, side: int |
         for part, rows in (("train", train), ("test", test)):
             np.save(folder / f"{part}.npy", _scaled(rows, scaler))
         same = task.data == UNSUPERVISED
-        told = peers.ask(
+        answer = peers.ask(
             {
                 "method": method,
                 "train": str(folder / "train.npy"),
@@ -105,7 +105,7 @@ def _measured(task: Task, peers: Peers, method: str, seconds: float, side: int |
         auroc={"score": auroc(sample.strange, found["scores"])},
         scorer="score",
         images=len(test),
-        **told,
+        **answer,
     )
     if "maps" not in found or sample.masks is None:
         return figures

@@ -1,14 +1,13 @@
-"""Tables of the cells, written into docs/benchmarks.md between two marks."""
+"""Tables of the cells: benchmarks/results/anomaly.md."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-from cells import Cell
+from cells import RESULTS, Cell
 
 from .classic import KNN, KNN_MIN_MAX, NEIGHBOURS, PCA_ERROR, VARIANCE
 from .metrics import FPR_LIMIT, SMOOTHING, Figures
@@ -16,8 +15,6 @@ from .ours import ROWS
 from .peers import GANOMALY, PATCH_KNN, SIDE, VERSIONS
 from .tasks import NORMALS_ONLY, DataSet
 
-DOCS = Path(__file__).parents[2] / "docs"
-START, END = "<!-- benchmarks/anomaly.py --report: start -->\n", "<!-- end -->\n"
 Place = tuple[str, int]  # part and seed
 Values = Mapping[Place, float]
 
@@ -103,45 +100,47 @@ def spread(values: Values, parts: int) -> tuple[float, float] | None:
 
 
 def write_report(found: Sequence[Found], seconds: float) -> None:
-    """Replaces what stands between the marks."""
-    page = DOCS / "benchmarks.md"
-    before, _, rest = page.read_text().partition(START)
-    _, _, after = rest.partition(END)
+    """anomaly.md."""
     measured = [data for data in found if data.cells]
     parts = [_introduction(seconds), _goals(found), *map(_section, measured)]
-    page.write_text(f"{before}{START}\n" + "\n\n".join(parts) + f"\n\n{END}{after}")
+    (RESULTS / "anomaly.md").write_text("\n\n".join(parts) + "\n")
 
 
 def _introduction(seconds: float) -> str:
     steps = max(row.steps for rows in ROWS.values() for row in rows if row.steps)
     return f"""\
+# Anomalies: all tables
+
     OMP_NUM_THREADS=1 python benchmarks/anomaly.py --data FOLDER --work FOLDER --peers PYTHON
 
-measures, and the same with `--report` writes this part and [what it was made of](anomaly.jsonl),
-which is not measured again. AUROC is of raw scores, ties counting a half. A data set's figure is
-the mean over its parts (classes, tables) of each part's mean over seeds, and beside it stand the
-least and the largest of the seeds' means. A figure in brackets is the mean of some parts only and
-not to be compared with others; goals are compared over the parts and seeds that both sides have.
-Times are CPU seconds of one thread.
+measures. The same with `--report` writes this page from the measured cells and from those in
+[anomaly.jsonl](anomaly.jsonl), which are not measured again.
+[docs/benchmarks.md](../../docs/benchmarks.md#anomalies) says what follows from it.
+
+AUROC is of raw scores, ties counting a half. A data set's figure is the mean over its parts
+(classes, tables) of each part's mean over seeds, and beside it stand the least and the largest of
+the seeds' means. A figure in brackets is the mean of some parts only: do not compare it with
+others. Goals are compared over the parts and seeds that both sides have. Times are CPU seconds of
+one thread.
 
 - *Ours* train for {seconds:g} s on images (`features` for 120 steps, `gradients` for 500) and at
-  most {steps:,} steps on tables, export and calibration not counted. They are judged by the score
-  that a model has for default, `top` of `features` and else `l2`, the first row of tables by
-  `ensemble`; `auto`, the choice that sees no label, stands among the other scores. The first row of
-  a data set is the one that goals are about. Nothing was chosen by test labels, with three
-  exceptions: `features` was put together with the screw's in sight; the first row of tables, its
-  width, its score, and that ranks do not end where normal rows do, were chosen with some of theirs
-  in sight; and that oriented gradients help at all was learned from those of one-vs-rest. A tenth
-  each of the training data is for early stopping and calibration.
+  most {steps:,} steps on tables, export and calibration not counted. They are judged by the
+  model's default score, `top` of `features` and else `l2`, the first row of tables by `ensemble`;
+  `auto`, the choice that sees no label, stands among the other scores. The goals are about the
+  first row of a data set. Nothing was chosen by test labels, with three exceptions: `features` was
+  put together with the screw's in sight; the first row of tables, its width, its score, and that
+  ranks go on beyond the strangest normal row, were chosen with some of theirs in sight; and that
+  oriented gradients help at all was learned from those of one-vs-rest. A tenth of the training data
+  is for early stopping, a tenth for calibration.
 - *kNN*: the Euclidean distance to neighbour {NEIGHBOURS} of the rows trained on; columns are
   standardised by them, or, *min-max*, scaled to [0, 1]. *PCA*: the squared error of the fewest
   components that keep {VARIANCE:.0%} of the variance. Both on pixels in [0, 1] at full size.
 - *PyOD*, *anomalib* ({VERSIONS}): the settings that they come with, columns
   standardised; networks train for {seconds:g} s on images and {seconds / 6:g} on tables. Surfaces
-  are resized to {SIDE}x{SIDE} for them. Of anomalib's models GANomaly alone needs no download
-  (DRAEM wants textures, the others weights).
+  are resized to {SIDE}x{SIDE} for them. Of anomalib's models only GANomaly needs no download
+  (DRAEM needs textures, the others weights).
 - *patch kNN*: distances to features of patches by the ImageNet weights of a package, as in
-  PatchCore (Roth et al. 2022), its coreset a random one.
+  PatchCore (Roth et al. 2022), but with a random coreset.
 - Pixel AUROC, and PRO up to a false positive rate of {FPR_LIMIT:g} (Bergmann et al. 2021), are of
   error maps smoothed with a Gaussian of {SMOOTHING:g} pixels, for all methods alike."""
 
@@ -168,7 +167,7 @@ def _goals(found: Sequence[Found]) -> str:
         said += _so_far(len(shared), data.expected)
         row = [data.data.title, f"`{method}`", data.mean(shared), wanted, _auroc(limit), said]
         rows.append(row)
-    return "### Against the goals of detection\n\n" + _table(
+    return "## Against the goals\n\n" + _table(
         ["data", "ours", "AUROC", "wanted", "which is", "met"], rows
     )
 
@@ -181,7 +180,7 @@ def _section(found: Found) -> str:
     ours = [row.method for row in ROWS[found.data.name] if row.method in found.methods]
     order = [*ours, *(name for name in found.methods if name not in ours)]
     parts = [
-        f"### {found.data.title}",
+        f"## {found.data.title}",
         f"{found.data.protocol[0].upper()}{found.data.protocol[1:]}.",
         _methods(found, order, ours),
     ]
@@ -236,7 +235,7 @@ def _scores(found: Found, ours: Iterable[str]) -> str:
             for name in sorted(names)
         }
         rows += [[f"`{method}`", f"`{name}`", found.mean(known)] for name, known in values.items()]
-    return "Every score of ours, told after the fact:\n\n" + _table(["", "score", "AUROC"], rows)
+    return "Every score of ours, in hindsight:\n\n" + _table(["", "score", "AUROC"], rows)
 
 
 def _parts(found: Found, order: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cells import Cell, Cells, write_results
+from cells import RESULTS, Cell, Cells, write_results
 
 from .compressai import MODELS, compressai_cells
 from .datasets import DATASETS, Prepared
@@ -19,7 +19,7 @@ from .pca import pca_cells
 from .report import Found, write_report
 from .rivals import rival_cells, slow_cells
 
-RESULTS = Path(__file__).parents[2] / "docs" / "compression.jsonl"
+PUBLISHED = RESULTS / "compression.jsonl"
 KINDS = ("rivals", "slow", "pca", "ours", "longer", *MODELS)
 
 
@@ -35,7 +35,7 @@ class Bench:
 
     @property
     def cells(self) -> Cells[Figures]:
-        return Cells(self.work / "cells", RESULTS, Figures)
+        return Cells(self.work / "cells", PUBLISHED, Figures)
 
     def prepared(self, name: str) -> Prepared:
         return Prepared(DATASETS[name], self.data, self.work)
@@ -88,7 +88,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="of each training; 600")
     parser.add_argument("--longer", type=float, default=1800, help="of our longer ones; 1800")
     parser.add_argument("--compressai", type=Path, help="the Python that has CompressAI")
-    parser.add_argument("--report", action="store_true", help="write tables and plot into docs/")
+    parser.add_argument(
+        "--report", action="store_true", help="write tables and plot into benchmarks/results/"
+    )
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("give --data or set COMPRESSOR_DATA")
@@ -107,5 +109,5 @@ def main() -> None:
     bench.run(arguments.only, kinds)
     if arguments.report:
         found = [bench.found(name) for name in arguments.only]
-        write_results(RESULTS, [pair for data in found for pair in data.cells])
+        write_results(PUBLISHED, [pair for data in found for pair in data.cells])
         write_report(found, arguments.seconds, arguments.longer)

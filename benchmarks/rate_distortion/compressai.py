@@ -77,15 +77,15 @@ def _measured(
         f"--rate={rate}",
         f"--seconds={seconds}",
     ]
-    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     values = np.array([image.size for image in data.test_images])
-    pooled, mean = psnrs(np.array(told.pop("errors")), values)
+    pooled, mean = psnrs(np.array(answer.pop("errors")), values)
     return Figures(
-        bytes=told.pop("bytes"),
-        model_bytes=told.pop("model_bytes"),
+        bytes=answer.pop("bytes"),
+        model_bytes=answer.pop("model_bytes"),
         images=len(values),
         pixels=sum(image.shape[0] * image.shape[1] for image in data.test_images),
         psnr=pooled,
         mean_psnr=mean,
-        facts=told,
+        facts=answer,
     )

@@ -94,7 +94,7 @@ def _measured(data: Prepared, settings: dict[str, Any], seconds: float, model: P
     pooled, mean = psnrs(np.array(errors), values)
     if abs(pooled - once["psnr"]) > 0.001:
         raise ValueError(f"compress says {once['psnr']} dB, but its archive has {pooled:.4f} dB")
-    sizes = [told["archive_bytes"] - told["model_bytes"] for told in (once, twice)]
+    sizes = [summary["archive_bytes"] - summary["model_bytes"] for summary in (once, twice)]
     training = verbs.inspect(model)["training"]
     return Figures(
         bytes=sizes[0],

@@ -1,22 +1,19 @@
-"""Tables and plot of the cells, written into docs/benchmarks.md between two marks."""
+"""Tables and plot of the cells: benchmarks/results/compression.md and compression.svg."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import Cell
+from cells import RESULTS, Cell
 
 from .curves import Best, Curve, Point, RateOfPsnr, bd_rate, bits_a_pixel
 from .figures import Figures
 from .ours import LONGER, OURS
 from .plot import write_plot
 
-DOCS = Path(__file__).parents[2] / "docs"
-START, END = "<!-- benchmarks/compression.py --report: start -->\n", "<!-- end -->\n"
 HEADLINE = 100_000
 SHARING = (10_000, HEADLINE, 1_000_000)
 CODECS = ("JPEG", "JPEG 2000", "WebP", "AVIF", "JPEG-XL")
@@ -139,29 +136,29 @@ def published(method: str) -> Curve:
 
 
 def write_report(found: Sequence[Found], seconds: float, longer: float) -> None:
-    """Replaces what stands between the marks, and docs/compression.svg."""
-    page = DOCS / "benchmarks.md"
-    text = page.read_text()
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
+    """compression.md, and the plot that it shows."""
     parts = [_introduction(seconds, longer), _goals(found), *map(_section, found)]
     report = "\n\n".join(part for part in parts if part)
-    page.write_text(f"{before}{START}\n{report}\n\n{END}{after}")
-    write_plot(DOCS / "compression.svg", {data.title: _plotted(data) for data in found})
+    (RESULTS / "compression.md").write_text(f"{report}\n")
+    write_plot(RESULTS / "compression.svg", {data.title: _plotted(data) for data in found})
 
 
 def _introduction(seconds: float, longer: float) -> str:
     return f"""\
-    python benchmarks/compression.py --data FOLDER --work FOLDER --compressai PYTHON \
+# Compression: all tables
+
+    python benchmarks/compression.py --data FOLDER --work FOLDER --compressai PYTHON \\
         --seconds {seconds:g} --longer {longer:g}
 
-measures, and the same with `--report` writes this part, its plot and [what both were made
-of](compression.jsonl), which is not measured again. A training is one process of one thread
-(`OMP_NUM_THREADS=1`); its time is the thread's CPU time, which other work on the machine changes
-little. Bytes are sizes of files; a rate is
-bytes times 8 over height x width, in bits a pixel. PSNR is 10 log10(255² / MSE), the MSE pooled
-over all values of all test images after rounding. Rates between measured points are interpolated
-(PCHIP of the log rate over PSNR). Nothing that is measured was trained on.
+measures. The same with `--report` writes this page and its plot from the measured cells and from
+those in [compression.jsonl](compression.jsonl), which are not measured again.
+[docs/benchmarks.md](../../docs/benchmarks.md#compression) says what follows from it.
+
+A training is one process of one thread (`OMP_NUM_THREADS=1`); its time is the thread's CPU time,
+which other work on the machine changes little. Bytes are sizes of files; a rate is bytes times 8
+over height x width, in bits a pixel. PSNR is 10 log10(255² / MSE), the MSE pooled over all values
+of all test images after rounding. Rates between measured points are interpolated (PCHIP of the log
+rate over PSNR). No test image was trained on.
 
 - *Codecs* are those of `compress --compare`, as one file an image (at most 500 images) and as
   mosaic (all test images on near-square sheets of up to 4 megapixels): JPEG with optimised Huffman
@@ -171,16 +168,16 @@ over all values of all test images after rounding. Rates between measured points
   setting. Mosaics of cells padded to 32x32, as AVIF's transforms would like, were tried at speed 4:
   more bits for Fashion-MNIST, no fewer for MNIST.
 - *Ours* trained for {seconds:g} s a row, and CompressAI's models on the same images for as long;
-  *ours, longer* for {longer:g} s.
-  "As measured" is the archive of the test images without the model; a number of images says that so
-  many share the model and what an archive holds once whatever its size (its manifest; found by
-  compressing the test images twice over). The headline is {HEADLINE:,}.
+  *ours, longer* for {longer:g} s. "As measured" is the archive of the test images without the
+  model. "At" a number of images, so many share the model and what an archive holds once whatever
+  its size (its manifest; found by compressing the test images twice over). The headline is
+  {HEADLINE:,}.
 - *CompressAI* 1.2.8: Adam from 1e-3 to 0 in the time given, our objective, N = 32 or 64 (which was
-  better at the middle rate; 128 is the published) and M = 3N/2, one channel for grey. Small images
-  are padded by reflection to multiples of 16 or 64; bits are those of `compress()` for the whole
-  padded image, errors those inside. "Ideal" is the code length of the likelihoods: a string an
-  image costs some bytes more, which tells where images are small. The model's bytes are its decoder
-  side's parameters in fp16 and xz, while what is measured runs in float32.
+  better at the middle rate; the published models have 128) and M = 3N/2, one channel for grey.
+  Small images are padded by reflection to multiples of 16 or 64; bits are those of `compress()` for
+  the whole padded image, errors those inside. "Ideal" is the code length of the likelihoods: a
+  string an image costs some bytes more, which shows where images are small. The model's bytes are
+  its decoder side's parameters in fp16 and xz, while what is measured runs in float32.
 - *PCA* is fitted to the training images (larger ones in pieces of 16x16) and rounded with one step;
   each component costs the ideal code length under the frequencies of the training codes. Its model
   is not counted, so it is no codec but a bound on a linear one.
@@ -210,13 +207,13 @@ def _goals(found: Sequence[Found]) -> str:
                 continue
             over = f"{result.low:.1f} to {result.high:.1f}"
             whole = goal.low < 0 or (result.low <= goal.low and result.high >= goal.high)
-            reached = "yes" if whole else "as far as it goes"
+            reached = "yes" if whole else "over these dB only"
             met = "**no**" if result.change > goal.wanted else reached
             rows.append([*row, over, f"{result.change:+.1%}", wanted, met])
     if not rows:
         return ""
     head = ["data", "", "against", "dB asked", "dB compared", "BD-rate", "wanted", "met"]
-    return f"""### Against the goals
+    return f"""## Against the goals
 
 BD-rate of our models with their part of the model at {HEADLINE:,} images: the mean change of rate
 at equal PSNR over what both curves cover, from five points or more each.
@@ -225,7 +222,7 @@ at equal PSNR over what both curves cover, from five points or more each.
 
 
 def _section(data: Found) -> str:
-    parts = [f"### {data.title}", f"Training and test: {data.split}.", _rates(data)]
+    parts = [f"## {data.title}", f"Training and test: {data.split}.", _rates(data)]
     if best := _best_codecs(data):
         parts.append(best)
     if points := _points(data):
@@ -277,11 +274,11 @@ def _best_codecs(data: Found) -> str:
             if not spans or spans[-1][0] != name:
                 spans.append((name, []))
             spans[-1][1].append(place)
-    told = "; ".join(
+    choices = "; ".join(
         f"{places[0]} to {places[-1]} dB {name}" if len(places) > 1 else f"{places[0]} dB {name}"
         for name, places in spans
     )
-    return f"The best codec: {told}."
+    return f"The best codec: {choices}."
 
 
 def _points(data: Found) -> str:

@@ -2,7 +2,7 @@ import pytest
 from cells import Cell
 from detection import report
 from detection.metrics import Figures
-from detection.report import END, START, Found, mean, spread, write_report
+from detection.report import Found, mean, spread, write_report
 from detection.tasks import DATASETS
 
 
@@ -97,14 +97,10 @@ def test_a_mean_is_over_parts_of_their_means_over_seeds():
     assert spread({**values, ("b", 1): 0.5}, 2) == pytest.approx((0.6, 0.7))
 
 
-def test_the_report_replaces_only_what_is_its_own(screw, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "DOCS", tmp_path)
-    page = tmp_path / "benchmarks.md"
-    other = "<!-- benchmarks/compression.py --report: start -->\nrates\n<!-- end -->\n"
-    page.write_text(f"before\n{other}{START}OLD TABLE\n{END}after\n{other}")
-    for _ in range(2):
-        write_report(everything(screw), 30)
-    text = page.read_text()
-    assert text.startswith(f"before\n{other}{START}") and text.endswith(f"{END}after\n{other}")
-    assert "OLD TABLE" not in text and text.count("### MVTec AD screw") == 1
-    assert "### MNIST" not in text
+def test_the_report_is_a_page_of_what_was_measured(screw, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    (tmp_path / "anomaly.md").write_text("OLD TABLE")
+    write_report(everything(screw), 30)
+    text = (tmp_path / "anomaly.md").read_text()
+    assert text.startswith("# ") and "OLD TABLE" not in text
+    assert text.count("## MVTec AD screw") == 1 and "## MNIST" not in text

@@ -5,7 +5,7 @@ import pytest
 from cells import Cell
 from rate_distortion import report
 from rate_distortion.figures import Figures
-from rate_distortion.report import END, START, Found, write_report
+from rate_distortion.report import Found, write_report
 
 TITLE = "clothes"
 PIXELS = 784 * 2000
@@ -57,7 +57,7 @@ def test_a_goal_that_is_met_on_a_part_of_the_range_is_not_called_met(found):
     known = [(cell, figures) for cell, figures in found.cells if figures.psnr != 28]
     shorter = [*known, measured(known[-1][0].key, 0.5, 27)]
     rows = report._goals([Found(found.name, found.title, "", shorter)]).splitlines()
-    assert "24.0 to 27.0 | -50.0% | -35% | as far as it goes |" in rows[-3]
+    assert "24.0 to 27.0 | -50.0% | -35% | over these dB only |" in rows[-3]
 
 
 def test_the_ideal_code_length_stands_beside_the_bytes_of_the_strings():
@@ -73,16 +73,16 @@ def test_the_ideal_code_length_stands_beside_the_bytes_of_the_strings():
     assert float(bits[f"{name}, ideal"]) == pytest.approx(float(bits[name]) / 2, abs=0.001)
 
 
-def test_the_report_replaces_only_what_is_its_own(found, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "DOCS", tmp_path)
-    page = tmp_path / "benchmarks.md"
-    page.write_text(f"before\n{START}OLD TABLE\n{END}after\n")
+def test_the_report_is_a_page_and_a_plot_that_change_only_with_the_figures(
+    found, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    written = []
     for _ in range(2):
         write_report([found], 60, 600)
-    text = page.read_text()
-    assert text.startswith(f"before\n{START}") and text.endswith(f"{END}after\n")
-    assert "OLD TABLE" not in text and text.count("### clothes") == 1
+        written.append({file.name: file.read_bytes() for file in tmp_path.iterdir()})
+    assert written[0] == written[1] and set(written[0]) == {"compression.md", "compression.svg"}
+    text = (tmp_path / "compression.md").read_text()
+    assert text.startswith("# ") and text.count("## clothes") == 1
+    assert "--seconds 60 --longer 600" in text
     assert "The best codec: 18 to 38 dB AVIF, mosaic, quality *, speed 0." in text
-    svg = (tmp_path / "compression.svg").read_bytes()
-    write_report([found], 60, 600)
-    assert (tmp_path / "compression.svg").read_bytes() == svg
