@@ -1,6 +1,7 @@
 # make demo   train on the sample, compress it, score it, and print one table
 # make test   every test, in an environment of its own
-# make check  ruff and mypy
+# make check  ruff, mypy and the rooms
+# make rooms  which room imports which, lowest layer first
 # make typed  lets mypy find the package from your own programs; the others do that, too
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TYPED := $(abspath $(VENV))/typed
 
-.PHONY: demo test check typed format clean
+.PHONY: demo test check rooms typed format clean
 
 demo: $(VENV)/installed-bench typed
 	$(BIN)/python examples/demo.py demo
@@ -17,10 +18,13 @@ demo: $(VENV)/installed-bench typed
 test: $(VENV)/installed-test typed
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
-check: $(VENV)/installed-dev typed
+check: $(VENV)/installed-dev typed rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy compressor plugins cli.py examples/demo.py examples/detectors.py benchmarks
+
+rooms: | $(BIN)/python
+	$(BIN)/python tests/rooms.py
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
