@@ -1,6 +1,10 @@
-"""Only what pyproject.toml cannot say: the module compressor.cli is the file cli.py at the root."""
+"""What pyproject.toml cannot say: packages are found, and compressor.cli is the file cli.py.
 
-from setuptools import setup
+Every folder with an __init__.py under compressor/ is a package, ``compressor.plugins`` the folder
+plugins/; pyproject.toml maps ``compressor.cli`` to a folder that does not exist.
+"""
+
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 
@@ -16,4 +20,11 @@ class BuildPy(build_py):
         return super().check_package(package, package_dir)
 
 
-setup(cmdclass={"build_py": BuildPy})
+setup(
+    packages=[
+        *find_packages(include=["compressor", "compressor.*"]),
+        "compressor.plugins",
+        "compressor.cli",
+    ],
+    cmdclass={"build_py": BuildPy},
+)

@@ -8,7 +8,8 @@ import os
 # more than they work, above all on a machine that does something else besides.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from compressor.training.loop import Loop
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts, here and in children, even if a script that runs pytest with & ignores it.
+
+    The program itself keeps ignoring what its parent ignores, as nohup has it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

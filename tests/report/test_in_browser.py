@@ -1,6 +1,10 @@
-"""The pages in a real browser: Chromium or Chrome, found on the PATH."""
+"""The pages in a real browser: Chromium or Chrome, found on the PATH.
+
+Skipped where there is none, unless BROWSER_REQUIRED is set: then they fail.
+"""
 
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -48,7 +52,8 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip(f"no browser on the PATH: {', '.join(BROWSERS)}")
+        missing = pytest.fail if os.environ.get("BROWSER_REQUIRED") else pytest.skip
+        missing(f"no browser on the PATH: {', '.join(BROWSERS)}")
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=found)
         yield started
