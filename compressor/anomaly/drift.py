@@ -44,7 +44,7 @@ def drift(calibration: Scores, counts: npt.NDArray[np.int64]) -> Drift:
     calibration: (n,), ascending; counts: (n + 1,), how many images of the batch have the p-value
     (k + 1) / (n + 1), m of them in all, neither n nor m 0.
 
-    Without drift, and with up to ``MAX_ANOMALIES`` of the batch anomalies, the distance is above the
+    Without drift, and with up to MAX_ANOMALIES of the batch anomalies, the distance is above the
     limit with probability at most about ``LEVEL``: two samples are further apart than x by chance
     with probability 2 exp(-2 x^2 n m / (n + m)) (Smirnov 1939; Wei & Dudley 2012), for independent
     images; ties only make it less.

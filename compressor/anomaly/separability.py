@@ -2,7 +2,7 @@
 
 No label is needed: validation inputs, on which neither the network nor a threshold was learned,
 are spoilt in ways that keep what they are made of and take away how it belongs together. (Blending
-two images is not among them: it takes contrast away, which makes every error smaller.) A score is as
+two images is not among them: it takes contrast away, which makes all errors smaller.) A score is as
 good as its mean AUROC over these ways. Calibration inputs are not looked at, so that p-values hold
 as ever.
 

@@ -49,7 +49,7 @@ class TrainingSettings(BaseModel):
     bits: float | None = Field(
         None,
         gt=0,
-        description="bits per pixel (of vectors: per number) at which it aims, in place of quality",
+        description="or bits per pixel (of vectors: per number) at which it aims",
     )
     prior: Literal["factorised", "hyperprior"] = Field(
         "hyperprior",
