@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
-from ..bottleneck.bottleneck import SPEED
+from ..bottleneck.bottleneck import PRIOR_SPEED
 from ..data.images import Rows
 from ..engine.tiles import padded
 from ..errors import ConfigError, TrainingError
@@ -245,7 +245,7 @@ class Loop:
             for player, optimiser in pairs:
                 self._move(fabric, objective, optimiser, player.learning_rate * factor)
         # Adam's first steps are as long as any, and an untaught prior's would go astray.
-        factor *= SPEED * self._warmth(self.state.started_at)
+        factor *= PRIOR_SPEED * self._warmth(self.state.started_at)
         for optimiser in optimisers[len(pairs) :]:
             self._move(fabric, objective, optimiser, factor)
         return total
