@@ -195,7 +195,9 @@ def entropy_jobs(model: Model, codes: npt.NDArray[Any]) -> list[Job]:
     prior, answered = model.prior, None
     if isinstance(prior, HyperTables):
         answered = Answered(prior.networks, blocks)
-        prior = HyperTables(prior.channels, prior.first, prior.own.tables, prior.chosen, answered)
+        prior = HyperTables(
+            prior.channels, prior.first, prior.code_tables.tables, prior.chosen, answered
+        )
 
     def in_turn() -> Iterator[tuple[Codes, bytes]]:
         for number, pair in enumerate(zip(blocks, payloads, strict=True)):

@@ -5,13 +5,13 @@
     image = ArchiveDataset("clothes.archive")[41]
     loader = DataLoader(ArchiveStream("clothes.archive", seed=1), batch_size=64, num_workers=2)
 
-An item is a tensor: an image as uint8 (C, H, W), a vector as float32 (D,), or, with ``codes``, an
-image's or vector's code as int32 of the model's code shape. ``transform`` takes that tensor; with
-``names`` an item is the pair of it and of the image's name in its source. Images that a fallback
-codec stored come like others, but have no code: asked for it, they count as lost.
+An item is a tensor: an image as uint8 (C, H, W), a vector as float32 (D,), or, with ``codes``, its
+code as int32 of the model's code shape. ``transform`` is applied to that tensor; with ``names`` an
+item is a pair of the result and the image's name in its source. Images that a fallback codec stored
+come like others, but have no code: with ``codes`` they count as lost.
 
-Both may be used with workers, forked or spawned, and be pickled: each process has ONNX Runtime
-sessions of its own, made when it first needs them.
+Both datasets work with workers, forked or spawned, and can be pickled: each process makes ONNX
+Runtime sessions of its own when it first needs them.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ Row = npt.NDArray[Any]
 class ArchiveDataset(Dataset[Any]):
     """The images of an archive in the order of its source, each by its number.
 
-    Blocks, of up to 256 images, are the unit of reading. Where images are asked for one by one,
-    whole blocks are decoded and the last ``cached_blocks`` of them kept. A DataLoader asks for all
-    images of a batch at once: of each block, only those are then run through the decoder.
+    Blocks, of up to 256 images, are the unit of reading. If images are asked for one by one, whole
+    blocks are decoded and the last ``cached_blocks`` of them kept. A DataLoader asks for all images
+    of a batch at once: of each block only those are decoded.
 
     ``model``: the model that made the archive, where that has none inside. ``device``: as of the
-    verbs; the CPU unless said otherwise, since workers that are forked cannot use a GPU.
+    verbs; by default the CPU, since forked workers cannot use a GPU.
 
     Raises ArchiveError if the archive cannot be read or an item's block, which it names, is
     damaged; ModelError and DeviceError.
@@ -107,19 +107,19 @@ class ArchiveDataset(Dataset[Any]):
 class ArchiveStream(IterableDataset[Any]):
     """All images of an archive, each once an epoch, at the speed of decompress.
 
-    Blocks come in an order that depends on ``seed`` and epoch alone; images are shuffled among
+    Blocks come in an order that depends only on ``seed`` and epoch; images are shuffled among
     those of ``buffer_blocks`` blocks. Without ``shuffle`` they come in the order of the blocks,
-    which is that of the source where all images have one size and none a fallback codec.
-    ``set_epoch`` makes another order.
+    which is the source's where all images have one size and none a fallback codec. ``set_epoch``
+    makes another order.
 
-    Each of ``world_size`` ranks gets its own images, as many as the others but for one, and so does
-    each worker of its DataLoader. The length is that of the rank's share.
+    Each of ``world_size`` ranks, and each worker of its DataLoader, gets its own images; shares
+    differ by one image at most. The length is the rank's share.
 
-    Images that damage took are left out; what is lost is logged as a warning, block by block, in
-    each epoch, and counts in the length. ``model`` and ``device`` are ArchiveDataset's.
+    Lost images are left out; a warning counts them block by block, in each epoch, and they count in
+    the length. ``model`` and ``device`` are ArchiveDataset's.
 
-    Raises ArchiveError if the archive cannot be read, ConfigError for ranks and buffers that cannot
-    be, ModelError and DeviceError.
+    Raises ArchiveError if the archive cannot be read, ConfigError for impossible ranks and buffers,
+    ModelError and DeviceError.
     """
 
     def __init__(
@@ -138,9 +138,11 @@ class ArchiveStream(IterableDataset[Any]):
         device: str = "cpu",
     ) -> None:
         if not 0 <= rank < world_size:
-            raise ConfigError(f"rank {rank} of {world_size}: ranks go from 0 to world_size - 1")
+            raise ConfigError(
+                f"rank={rank}, world_size={world_size}: ranks go from 0 to world_size - 1"
+            )
         if buffer_blocks < 1:
-            raise ConfigError(f"buffer_blocks {buffer_blocks}: at least 1")
+            raise ConfigError(f"buffer_blocks={buffer_blocks}: give at least 1")
         self._reader = _Reader(archive, model, codes, device)
         self._form = _Form(names, transform)
         self._shuffle, self._seed, self._buffer = shuffle, seed, buffer_blocks
@@ -161,8 +163,8 @@ class ArchiveStream(IterableDataset[Any]):
         if worker is not None:
             mine = _part_of(len(self), worker.id, worker.num_workers)
             share = range(share.start + mine.start, share.start + mine.stop)
-        self._reader.opened()  # before several threads want it
-        # A worker has the core of one thread; what it decodes ahead overlaps its batching.
+        self._reader.opened()  # before several threads need it
+        # A worker decodes in one thread, which overlaps its batching.
         loaded = in_order(
             lambda piece: (piece[0], self._reader.load(*piece)),
             self._pieces(epoch, share),
@@ -170,16 +172,16 @@ class ArchiveStream(IterableDataset[Any]):
         )
         order = _generator(self._seed, epoch, 1 + share.start)
         while blocks := list(islice(loaded, self._buffer)):
-            found = []
+            items = []
             for number, block in blocks:
-                self._tell_lost(number, block)
-                found += [(number, row, pixels) for row, pixels in block.found.items()]
-            for at in order.permutation(len(found)) if self._shuffle else range(len(found)):
-                number, row, pixels = found[at]
+                self._warn_of_lost(block)
+                items += [(number, row, pixels) for row, pixels in block.found.items()]
+            for at in order.permutation(len(items)) if self._shuffle else range(len(items)):
+                number, row, pixels = items[at]
                 yield self._form(self._reader.parts[number].items.path[row], pixels)
 
     def _pieces(self, epoch: int, share: range) -> Iterator[tuple[int, Integers]]:
-        """Each block with images ``share`` of the epoch: its part, and the rows of those."""
+        """Each block with images in ``share`` of the epoch: its part, and their rows there."""
         blocks, counts = self._reader.blocks, self._reader.counts
         order = np.arange(len(blocks))
         if self._shuffle:
@@ -194,7 +196,7 @@ class ArchiveStream(IterableDataset[Any]):
             rows = self._reader.rows(number, block)
             yield number, rows[max(share.start - before, 0) : share.stop - before]
 
-    def _tell_lost(self, number: int, block: _Loaded) -> None:
+    def _warn_of_lost(self, block: _Loaded) -> None:
         for reason, count in Counter(block.lost.values()).items():
             log.warning(
                 "%s: %d %ss %s; left out", self._reader.path, count, self._reader.kind, reason
@@ -208,7 +210,7 @@ class _Form:
         self._names, self._transform = names, transform
 
     def __call__(self, name: str, row: Row) -> Any:
-        # A copy: the row is a view of its block, which would live as long as the tensor.
+        # A copy: as a view the row would keep its block in memory.
         tensor = torch.from_numpy(row.copy())
         item = tensor if self._transform is None else self._transform(tensor)
         return (item, name) if self._names else item
@@ -222,7 +224,7 @@ class _Loaded(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """What holds ONNX Runtime sessions: the archive's prior may, the engine does."""
+    """What holds ONNX Runtime sessions: the engine, and perhaps the archive's prior."""
 
     archive: Archive
     engine: Engine | None  # none where codes are asked for
@@ -230,7 +232,7 @@ class _Opened(NamedTuple):
 
 
 class _Reader:
-    """An archive and what decodes it, opened anew in whatever process it is unpickled.
+    """An archive and what decodes it, opened anew in each process.
 
     blocks: (B, 2), number in ``parts`` and block of each; counts: (B,), their images.
     """
@@ -254,10 +256,10 @@ class _Reader:
             log.warning("damage: %s", sentence)
         self._ends = np.cumsum([0, *(len(part.items) for part in self.parts)])
         self.count = int(self._ends[-1])
-        found = [np.unique(part.items.block, return_counts=True) for part in self.parts]
-        pairs = [(at, block) for at, (blocks, _) in enumerate(found) for block in blocks.tolist()]
+        per_part = [np.unique(part.items.block, return_counts=True) for part in self.parts]
+        pairs = [(at, b) for at, (blocks, _) in enumerate(per_part) for b in blocks.tolist()]
         self.blocks = np.array(pairs, np.int64).reshape(-1, 2)
-        self.counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, counts in found)])
+        self.counts = np.concatenate([np.zeros(0, np.int64), *(counts for _, counts in per_part)])
         self.block = lru_cache(cached_blocks)(self._load_block)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -287,20 +289,20 @@ class _Reader:
             images = Images(coded.names, groups, missing)
         else:
             images = decoded_images(coded, engine)
-        found: dict[int, Row] = {}
+        by_row: dict[int, Row] = {}
         for group in images.groups:
             pixels = group.pixels
             if pixels.dtype == np.uint8:
                 pixels = pixels.transpose(0, 3, 1, 2)
-            found |= zip(rows[group.positions].tolist(), pixels, strict=True)
+            by_row |= zip(rows[group.positions].tolist(), pixels, strict=True)
         lost = {int(rows[at]): reason for at, reason in images.unreadable.items()}
-        return _Loaded({row: found[row] for row in sorted(found)}, lost)
+        return _Loaded({row: by_row[row] for row in sorted(by_row)}, lost)
 
     def _load_block(self, number: int, block: int) -> _Loaded:
         return self.load(number, self.rows(number, block))
 
     def opened(self) -> _Opened:
-        """This process's: sessions that came along in a fork must not be used."""
+        """This process's own: sessions from before a fork must not be used."""
         if self._opened is None or self._opened.process != os.getpid():
             model = None if self._model is None else Model.open(self._model)
             archive = Archive.open(self.path, model)
@@ -310,7 +312,7 @@ class _Reader:
 
 
 def _part_of(count: int, number: int, of: int) -> range:
-    """Part ``number`` of ``of`` parts of range(count), which differ by one in length at most."""
+    """Part ``number`` of ``of`` parts of range(count), whose lengths differ by at most one."""
     return range(count * number // of, count * (number + 1) // of)
 
 

@@ -28,8 +28,8 @@ LOG_SCALES = (-7.0, 2.0)  # from a quarter of a grey level to wider than all of 
 class Likelihood:
     """pixels: out -> float32, shaped like x; distortion: (x, out) -> the loss of every element.
 
-    outputs: numbers that decode gives for an element, along axis 1. data: what x must be: "any",
-    "unit" for values in [0, 1], "levels" for images.
+    outputs: how many numbers decode returns for an element, along axis 1. data: what x must be:
+    "any", "unit" for values in [0, 1], "levels" for images.
     """
 
     pixels: Callable[[Tensor], Tensor]
@@ -63,13 +63,13 @@ def _discretised_logistic(x: Tensor, out: Tensor) -> Tensor:
     precision = torch.exp(-log_scale.clamp(*LOG_SCALES))
     upper = (x - location + HALF_LEVEL) * precision
     lower = (x - location - HALF_LEVEL) * precision
-    # log(sigmoid(upper) - sigmoid(lower)), which neither overflows nor loses digits in the tails
+    # log(sigmoid(upper) - sigmoid(lower)), without overflow or lost digits in the tails
     inner = (
         -F.softplus(-upper)
         - F.softplus(lower)
         + torch.log(-torch.expm1(-2 * HALF_LEVEL * precision))
     )
-    # The first and the last level have the whole tail.
+    # The first and the last level take the whole tail.
     return -torch.where(
         x < HALF_LEVEL,
         -F.softplus(-upper),

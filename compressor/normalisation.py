@@ -1,4 +1,4 @@
-"""Between data as they are stored and x, on which networks work; exported with the graphs.
+"""From data as they are stored to x, which networks take, and back; exported with the graphs.
 
 Images: uint8 (N, H, W, C), x = image / 255 as (N, C, H, W). Vectors: float32 (N, D),
 x = (vector - mean) / scale, column by column.
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from .spec import DataSpec, ImageSpec, VectorSpec
 
-ROWS = 65536  # at a time, of the vectors that mean and scale are computed from
-NOISE = 1e-7  # a column's deviation, as a part of its mean, that is float32's own
+ROWS_AT_ONCE = 65536  # at a time, of the vectors that mean and scale are computed from
+FLOAT32_NOISE = (
+    1e-7  # deviation over mean of a column, at which float32's rounding may be all of it
+)
 
 
 class Normalisation(nn.Module):
@@ -45,12 +47,12 @@ class Normalisation(nn.Module):
         return x * self.scale + self.mean
 
     def clipped(self, x: Tensor) -> Tensor:
-        """x in the range that ``stored`` leaves of it."""
+        """x clipped as by ``stored``, but not rounded."""
         return x.clamp(0, 1) if self.is_image else x
 
 
 def example(spec: DataSpec, count: int) -> Tensor:
-    """Any data of the kind, as stored, from torch's generator: (count, *spec.shape)."""
+    """Random data of the kind, as stored, from torch's generator: (count, *spec.shape)."""
     if isinstance(spec, ImageSpec):
         return torch.randint(0, 256, (count, *spec.shape), dtype=torch.uint8)
     return torch.randn(count, *spec.shape) * torch.tensor(spec.scale) + torch.tensor(spec.mean)
@@ -61,18 +63,19 @@ def mean_and_scale(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the standard deviation of each column of ``rows[indices]``; memory is flat.
 
-    A column that is constant, but for float32's noise, has the scale 1.
+    A column that is constant up to float32's rounding has the scale 1.
     """
     count, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    for start in range(0, len(indices), ROWS):
-        piece = rows[indices[start : start + ROWS]].astype(np.float64)
+    for start in range(0, len(indices), ROWS_AT_ONCE):
+        piece = rows[indices[start : start + ROWS_AT_ONCE]].astype(np.float64)
         # Chan, Golub & LeVeque 1983: the sums of squares about the mean add up exactly
-        own, new = piece.mean(0), count + len(piece)
-        squares += ((piece - own) ** 2).sum(0) + (own - mean) ** 2 * count * len(piece) / new
-        mean += (own - mean) * len(piece) / new
-        count = new
+        of_piece, total = piece.mean(0), count + len(piece)
+        apart = of_piece - mean
+        squares += ((piece - of_piece) ** 2).sum(0) + apart**2 * count * len(piece) / total
+        mean += apart * len(piece) / total
+        count = total
     scale = np.sqrt(squares / count)
-    scale[scale <= NOISE * np.abs(mean)] = 1.0
+    scale[scale <= FLOAT32_NOISE * np.abs(mean)] = 1.0
     scale[scale < np.finfo(np.float32).tiny] = 1.0
     mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     return tuple(mean.tolist()), tuple(scale.tolist())

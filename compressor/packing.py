@@ -1,9 +1,9 @@
-"""A file as an archive's model has it: weights entropy-coded, all else by xz.
+"""A file as an archive's model stores it: weights entropy-coded, the rest by xz.
 
 The weights of a graph are float32 numbers in fixed point (training/weights.py): for each column of
-a tensor a power of two, times integers. Integers of a tensor are coded with a table of their own
-(entropy/tables.py), but for low bits where they spread far: those look like chance and are stored
-as they are (Golomb 1966). Exact for any content; archive/FORMAT.md has the bytes.
+a tensor a power of two, times integers. The integers of each tensor are coded with one table
+(entropy/tables.py). Where they are large, their low bits look random and are stored as they are
+(Golomb 1966). Lossless for any content; archive/FORMAT.md has the bytes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .entropy.tables import MAX_SYMBOLS, Codes, Integers, Stage, Table, Tables, 
 from .errors import CompressorError
 
 HEADER = struct.Struct("<III")  # bytes of the xz stream, bytes of the payload, tensors
-TENSOR = struct.Struct("<IIIIB")  # where it begins, rows, columns, numbers in a cell, low bits
-FEWEST = 64  # weights of a tensor for which a table pays
-MOST = 1 << 26  # weights of a file, whose memory is taken before damage shows
-LARGEST = 1 << 24  # an integer that float32 has with all its neighbours
-SPREAD = 8  # low bits go while integers are further from 0 than this, on average
+TENSOR = struct.Struct("<IIIIB")  # first byte, rows, columns, numbers in a cell, low bits
+MIN_WEIGHTS_FOR_TABLE = 64  # in a tensor: with fewer a table costs more than it saves
+MAX_WEIGHTS = 1 << 26  # in a file: a damaged one takes this much memory before damage shows
+MAX_EXACT_INTEGER = 1 << 24  # up to here float32 holds every integer
+SPLIT_ABOVE_MAGNITUDE = 8  # low bits are split off until the mean of |integer| is at most this
 XZ = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 2, "pb": 2}
-DICTIONARY = 1 << 26  # bytes: the preset's, which takes 40 ms to set up
+MAX_DICTIONARY = 1 << 26  # bytes: the preset's; one so large takes 40 ms to set up
 
 
 class Span(NamedTuple):
@@ -55,7 +55,7 @@ class Weights(NamedTuple):
 
 
 class TensorTables(Tables):
-    """A table for each of some tensors, one behind the other: codes (1, all their numbers)."""
+    """One table for each tensor; codes (1, n) are the numbers of all tensors in a row."""
 
     def __init__(self, tables: Sequence[Table], counts: Sequence[int]) -> None:
         super().__init__(tables)
@@ -66,9 +66,9 @@ class TensorTables(Tables):
 
 
 def pack(content: bytes) -> bytes:
-    """``content``, smaller; ``unpack`` gives it back."""
-    tensors = [found for spans in _tensors(content) if (found := _weights(content, spans))]
-    if sum(tensor.span.size for tensor in tensors) > MOST:
+    """``content``, smaller; ``unpack`` restores it."""
+    tensors = [weights for spans in _tensors(content) if (weights := _weights(content, spans))]
+    if sum(tensor.span.size for tensor in tensors) > MAX_WEIGHTS:
         tensors = []
     high = [(tensor.integers >> tensor.low_bits).ravel() for tensor in tensors]
     prior = TensorTables([learn_table(values) for values in high], [v.size for v in high])
@@ -90,12 +90,12 @@ def pack(content: bytes) -> bytes:
 
 
 def _xz(content: bytes) -> bytes:
-    filters = {**XZ, "dict_size": min(DICTIONARY, max(1 << 12, len(content)))}
+    filters = {**XZ, "dict_size": min(MAX_DICTIONARY, max(1 << 12, len(content)))}
     return lzma.compress(content, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=[filters])
 
 
 def unpack(packed: bytes, size: int) -> bytes:
-    """The content, of ``size`` bytes; b"" for what ``pack`` does not write."""
+    """The content, of ``size`` bytes; b"" for anything that ``pack`` does not write."""
     try:
         return _unpacked(packed, size)
     except (CompressorError, lzma.LZMAError, EOFError, struct.error, ValueError):
@@ -106,16 +106,16 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     length, of_payload, count = HEADER.unpack_from(packed)
     stream, at = packed[HEADER.size :][:length], HEADER.size + length
     payload, low = packed[at:][:of_payload], packed[at + of_payload :]
-    if 4 * FEWEST * count > size:
-        raise ValueError("more tensors than there are numbers for")
-    most = 2 * size + count * (TENSOR.size + 6 + 2 * MAX_SYMBOLS)
-    reader = Reader(lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(stream, most + 1))
+    if 4 * MIN_WEIGHTS_FOR_TABLE * count > size:
+        raise ValueError("more tensors than the size has room for")
+    limit = 2 * size + count * (TENSOR.size + 6 + 2 * MAX_SYMBOLS)
+    reader = Reader(lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(stream, limit + 1))
     if not count:
         return reader.take(reader.rest)
     tensors = [TENSOR.unpack(reader.take(TENSOR.size)) for _ in range(count)]
     spans = [Span(*fields) for *fields, _ in tensors]
-    if (numbers := sum(span.size for span in spans)) > min(size // 4, MOST):
-        raise ValueError("more numbers than bytes for them")
+    if (numbers := sum(span.size for span in spans)) > min(size // 4, MAX_WEIGHTS):
+        raise ValueError("more numbers than the size has room for")
     exponents = [reader.array("<i2", span.columns) for span in spans]
     prior = TensorTables(reader.tables(count), [span.size for span in spans])
     (high,) = decode(payload, 1, (numbers,), prior)
@@ -132,9 +132,9 @@ def _unpacked(packed: bytes, size: int) -> bytes:
 
 
 def _low(tensor: Weights) -> bytes:
-    """The low bits of a tensor's integers, the highest of each first, to a whole byte."""
-    wanted = np.arange(tensor.low_bits - 1, -1, -1)
-    return np.packbits(tensor.integers.reshape(-1, 1) >> wanted & 1).tobytes()
+    """The low bits of a tensor's integers, the highest of each first, padded to a whole byte."""
+    places = np.arange(tensor.low_bits - 1, -1, -1)
+    return np.packbits(tensor.integers.reshape(-1, 1) >> places & 1).tobytes()
 
 
 def _from_bits(packed: bytes, bits: int, count: int) -> Integers:
@@ -143,7 +143,7 @@ def _from_bits(packed: bytes, bits: int, count: int) -> Integers:
 
 
 def _floats(integers: npt.NDArray[Any], exponents: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # of damaged files
+    with np.errstate(over="ignore"):  # happens in damaged files
         floats: npt.NDArray[np.float32] = np.ldexp(integers.astype(np.float64), exponents).astype(
             "<f4"
         )
@@ -151,13 +151,13 @@ def _floats(integers: npt.NDArray[Any], exponents: npt.NDArray[Any]) -> npt.NDAr
 
 
 def _weights(content: bytes, spans: Sequence[Span]) -> Weights | None:
-    """A tensor, seen as that of its spans which makes the smallest integers; or None."""
-    found = [weights for span in spans if (weights := _in_fixed_point(content, span))]
-    return min(found, key=lambda weights: np.abs(weights.integers).sum(), default=None)
+    """A tensor by whichever of its spans gives the smallest integers; None if none does."""
+    candidates = [weights for span in spans if (weights := _in_fixed_point(content, span))]
+    return min(candidates, key=lambda weights: np.abs(weights.integers).sum(), default=None)
 
 
 def _in_fixed_point(content: bytes, span: Span) -> Weights | None:
-    """None where numbers are no small integers times powers of two, or would come back changed."""
+    """None unless all numbers are small integers times powers of two and come back unchanged."""
     stored = content[span.start : span.start + 4 * span.size]
     values = np.frombuffer(stored, "<f4").astype(np.float64).reshape(span[1:])
     if not np.isfinite(values).all():
@@ -168,21 +168,23 @@ def _in_fixed_point(content: bytes, span: Span) -> Weights | None:
     ends = np.where(whole == 0, np.iinfo(np.int16).max, lowest).min((0, 2))
     exponents = np.where(ends == np.iinfo(np.int16).max, 0, ends)[:, None]
     integers = np.ldexp(values, -exponents)
-    if np.abs(integers).max() > LARGEST:
+    if np.abs(integers).max() > MAX_EXACT_INTEGER:
         return None
     integers = integers.astype(np.int32)
     if _floats(integers, exponents).tobytes() != stored:  # -0.0
         return None
-    spread = float(np.abs(integers).mean())
-    return Weights(span, integers, exponents, max(0, math.ceil(math.log2(max(spread, 1) / SPREAD))))
+    magnitude = max(1, float(np.abs(integers).mean()))
+    low_bits = max(0, math.ceil(math.log2(magnitude / SPLIT_ABOVE_MAGNITUDE)))
+    return Weights(span, integers, exponents, low_bits)
 
 
 def _tensors(content: bytes) -> Iterator[list[Span]]:
-    """The float32 tensors of an ONNX graph, with columns along the second axis and the first.
+    """The float32 tensors of an ONNX graph, each with columns along its second axis and its first.
 
-    Only as much of the format as that takes: a message is a sequence of numbered fields (Protocol
-    Buffers' wire format). Of a ModelProto field 7 is the graph, whose fields 5 are tensors: 1 are
-    dimensions, 2 says the type, 9 are the numbers. For all else there are none.
+    Reads only as much of the format as it needs: a message is a sequence of numbered fields
+    (Protocol Buffers' wire format). In a ModelProto field 7 is the graph, whose fields 5 are the
+    tensors; in a tensor field 1 has the dimensions, 2 the type, 9 the numbers. Any other content
+    has no tensors.
     """
     try:
         for graph in _fields(content, 0, len(content), 7):
@@ -191,7 +193,7 @@ def _tensors(content: bytes) -> Iterator[list[Span]]:
                 ((kind, _),) = _fields(content, *tensor, 2)
                 raw = list(_fields(content, *tensor, 9))
                 count = math.prod(dimensions)
-                if kind != 1 or len(raw) != 1 or count < FEWEST or not dimensions:
+                if kind != 1 or len(raw) != 1 or count < MIN_WEIGHTS_FOR_TABLE or not dimensions:
                     continue
                 start, end = raw[0]
                 if end - start != 4 * count:
@@ -204,31 +206,31 @@ def _tensors(content: bytes) -> Iterator[list[Span]]:
 
 
 def _fields(content: bytes, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
-    """Of the fields of that number: (start, end) of bytes, or (value, 0) of an integer."""
+    """Every field number ``wanted``: (start, end) of its bytes, or (value, 0) of an integer."""
     at = start
     while at < end:
         key, at = _integer(content, at)
         number, kind = key >> 3, key & 7
         if kind == 0:
             value, at = _integer(content, at)
-            found = value, 0
+            extent = value, 0
         elif kind in (1, 5):
-            found = at, at + (8 if kind == 1 else 4)
-            at = found[1]
+            extent = at, at + (8 if kind == 1 else 4)
+            at = extent[1]
         elif kind == 2:
             length, at = _integer(content, at)
-            found = at, at + length
-            at = found[1]
+            extent = at, at + length
+            at = extent[1]
         else:
             raise ValueError("not a message")
         if at > end:
             raise ValueError("not a message")
         if number == wanted:
-            yield found
+            yield extent
 
 
 def _integer(content: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first; and where it ends."""
+    """An integer in groups of seven bits, the lowest first; and where it ends."""
     value, shift = 0, 0
     while True:
         byte = content[at]

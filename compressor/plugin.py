@@ -37,7 +37,7 @@ from .bottleneck.bottleneck import Bottleneck, sampled
 from .likelihood import LIKELIHOODS
 from .spec import DataSpec
 
-CONTRACT = 2  # the version of what stands here; a plugin of another version is refused
+CONTRACT = 2  # the version of this contract; plugins of other versions are refused
 
 __all__ = ["CONTRACT", "Autoencoder", "Code", "Pass", "Phase", "Player", "PluginConfig"]
 
@@ -50,11 +50,11 @@ class PluginConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Code:
-    """What an encoder gives.
+    """What an encoder returns.
 
     mean: float32 (N, *code_shape), the code that is exported.
     scale: like mean, positive, where the code is a Gaussian (Kingma & Welling 2013): training then
-        samples mean + scale * N(0, 1), unless a rate is asked; None where it is a point.
+        samples mean + scale * N(0, 1), unless a rate is set; None where the code is a point.
     hidden: activations of hidden layers by name, for penalties and scores.
     """
 
@@ -66,10 +66,10 @@ class Code:
 class Pass:
     """One forward pass; what penalties, losses and scores read.
 
-    Each part is made when it is first read, so a loss that reads no reconstruction pays for none.
-    In ``training``, by default the model's own mode, the input is corrupted, and the code sampled
-    where it is Gaussian, or given noise where it is to be rounded in use. ``target``: what
-    model.target gives for x, where that is known already.
+    Each part is computed when it is first read, so a loss that reads no reconstruction pays for
+    none. In ``training``, by default the model's own mode, the input is corrupted, and the code is
+    sampled where it is Gaussian, or given noise where it is rounded in use. ``target``:
+    model.target(x), where it is known already.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class Pass:
 
     @cached_property
     def z(self) -> Tensor:
-        """The code behind the channel between f and g."""
+        """The code after the channel between f and g, which the decoder takes."""
         return self._channelled[0]
 
     @cached_property
     def bits(self) -> Tensor | None:
-        """What the code costs by the learned prior, (N,); None where no rate is asked."""
+        """What the code costs under the learned prior, (N,); None where no rate is set."""
         return self._channelled[1]
 
     @property
     def is_through(self) -> bool:
-        """Whether the code behind the channel was read."""
+        """Whether the code after the channel was read."""
         return "_channelled" in vars(self)
 
     @cached_property
@@ -120,7 +120,7 @@ class Pass:
 
     @cached_property
     def out(self) -> Tensor:
-        """What the decoder gives."""
+        """What the decoder returns."""
         return self.model.decode(self.z)
 
     @cached_property
@@ -147,7 +147,7 @@ Loss = Callable[[Pass], Mapping[str, Tensor]]
 class Player:
     """Modules that one optimiser trains, towards one loss.
 
-    loss: a function of the pass that gives named scalars, whose sum is minimised; None for the
+    loss: a function of the pass that returns named scalars, whose sum is minimised; None for the
     template's objective: mean distortion plus the plugin's penalties. learning_rate: a factor on
     the training setting. momentum: the optimiser's (Adam's beta 1).
     """
@@ -164,8 +164,8 @@ class Phase:
     """A stretch of training: its players step in turn on every batch, or together.
 
     share: the part of all steps, or of all time, that it gets, relative to the other phases'.
-    together: every player's gradient is taken before any of them steps. Modules that no player of
-    the phase has are frozen, batch statistics included.
+    together: every player's gradient is computed before any of them steps. Modules of no player of
+    the phase are frozen, batch statistics included.
     """
 
     name: str
@@ -186,17 +186,17 @@ class Autoencoder(nn.Module):
     likelihood: str = "square"  # how decode's output becomes pixels: likelihood.py
     stride: int | None = None  # of a fully convolutional pair; None for one fixed input size
     generative: bool = False  # whether z ~ N(0, I) decodes to samples
-    rebuilds_features: bool = False  # of images, in place of pixels: a detector alone, no codec
-    default_score: str | None = None  # what anomalies are told by where no score is named; None: l2
+    rebuilds_features: bool = False  # of images, in place of pixels: a detector, not a codec
+    default_score: str | None = None  # decides where no score is named; None: l2
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
         self.config = config
         self.spec = spec
-        self.bottleneck: Bottleneck | None = None  # the core's, where a rate is asked
+        self.bottleneck: Bottleneck | None = None  # set by the core, where there is a rate
 
     def encode(self, x: Tensor) -> Code:
-        """f, of what ``target`` gives: deterministic in eval mode, and of each input alone."""
+        """f, of the target: deterministic in eval mode, each input independent of the others."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class Autoencoder(nn.Module):
     def target(self, x: Tensor) -> Tensor:
         """What is encoded and rebuilt: x, or, where rebuilds_features, (N, C', h, w) of x.
 
-        By modules that no player trains: training makes the features of an image once.
+        Only by modules that no player trains: training computes an image's features once.
         """
         return x
 
@@ -223,11 +223,11 @@ class Autoencoder(nn.Module):
         return [Phase("train", [Player("autoencoder", [self])])]
 
     def scores(self, passed: Pass) -> Mapping[str, Tensor]:
-        """Further anomaly scores by name, (N,) each, higher is stranger; exported."""
+        """The plugin's own anomaly scores by name, (N,) each, higher is stranger; exported."""
         return {}
 
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
-        """What else is worth knowing of the trained model: named scalars, for the card and reports.
+        """What else is worth knowing about the trained model: named scalars, for card and reports.
 
         ``passed`` is one pass of up to 256 validation inputs, in eval mode.
         """

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with ETA on a terminal, a plain line now and then in a log."""
+"""Progress on stderr: a bar with the time left on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Progress:
     def __init__(
         self, task: str, total: int | None, *, unit: str = "", start: int = 0, shown: bool
     ) -> None:
-        """start: how much was done in an earlier run."""
+        """start: how much an earlier run has done."""
         self._task, self._total, self._unit, self._shown = task, total, unit, shown
         self._start, self._done, self._note = start, start, ""
         self._started = self._printed = time.monotonic()
@@ -51,19 +51,19 @@ class Progress:
             self._bar.stop()
         if self._shown and kind is None:
             seconds = time.monotonic() - self._started
-            told = f"{self._task}: {self._done:,}{self._unit} done in {seconds:.1f} s {self._note}"
-            print(told.rstrip(), file=sys.stderr)
+            line = f"{self._task}: {self._done:,}{self._unit} done in {seconds:.1f} s {self._note}"
+            print(line.rstrip(), file=sys.stderr)
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
-        """Says how far the job is; ``note`` stands behind the bar, ``total`` corrects the end."""
+        """Shows how far the job is; ``note`` comes after the bar, ``total`` replaces the first."""
         self._done, self._note = done, note or self._note
         self._total = total or self._total
         if self._bar:
             self._bar.update(self._id, completed=done, total=self._total, note=self._note)
         elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            told = f"{self._task}: {done:,}{self._unit}{self._left()} {self._note}"
-            print(told.rstrip(), file=sys.stderr)
+            line = f"{self._task}: {done:,}{self._unit}{self._left()} {self._note}"
+            print(line.rstrip(), file=sys.stderr)
 
     def _left(self) -> str:
         if not self._total or self._done <= self._start:

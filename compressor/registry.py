@@ -17,7 +17,7 @@ NEEDS_TRAIN = "needs compressor[train]"
 
 @dataclass(frozen=True)
 class Found:
-    """A plugin as its distribution's metadata announce it; nothing is imported yet."""
+    """A plugin as its distribution's metadata announce it, not imported yet."""
 
     name: str
     distribution: str
@@ -30,7 +30,7 @@ class Found:
 
 def discover() -> dict[str, list[Found]]:
     """Every announced plugin by name; more than one under a name is a clash."""
-    found: dict[str, list[Found]] = {}
+    by_name: dict[str, list[Found]] = {}
     for entry_point in importlib.metadata.entry_points(group=GROUP):
         distribution = entry_point.dist
         candidate = Found(
@@ -39,32 +39,32 @@ def discover() -> dict[str, list[Found]]:
             distribution.version if distribution else "unknown",
             entry_point,
         )
-        same = found.setdefault(entry_point.name, [])
+        same = by_name.setdefault(entry_point.name, [])
         # A distribution that sys.path shows twice (an editable install, say) is still one.
         if all(candidate.distribution != other.distribution for other in same):
             same.append(candidate)
     return {
-        name: sorted(same, key=lambda found: found.distribution)
-        for name, same in sorted(found.items())
+        name: sorted(same, key=lambda plugin: plugin.distribution)
+        for name, same in sorted(by_name.items())
     }
 
 
 def find(name: str) -> Found:
     """The one plugin of that name; raises PluginError if there is none, or more than one."""
-    found = discover()
-    if name not in found:
-        raise PluginError(f"there is no plugin {name!r}; installed are: {', '.join(found)}")
-    if len(found[name]) > 1:
+    by_name = discover()
+    if name not in by_name:
+        raise PluginError(f"there is no plugin {name!r}; installed are: {', '.join(by_name)}")
+    if len(by_name[name]) > 1:
         raise PluginError(
             f"the plugin name {name!r} is claimed by "
-            + " and by ".join(f"{f.distribution} {f.version}" for f in found[name])
+            + " and by ".join(f"{f.distribution} {f.version}" for f in by_name[name])
             + "; uninstall all but one"
         )
-    return found[name][0]
+    return by_name[name][0]
 
 
 def load(found: Found) -> type[Autoencoder]:
-    """Imports a plugin; raises PluginError, naming its distribution, whatever it raises."""
+    """Imports a plugin; whatever that raises becomes a PluginError that names the distribution."""
     try:
         from .plugin import CONTRACT, Autoencoder, PluginConfig
     except ImportError as error:
@@ -81,7 +81,7 @@ def load(found: Found) -> type[Autoencoder]:
         ) from error
     if not (isinstance(plugin, type) and issubclass(plugin, Autoencoder)):
         raise PluginError(f"{found} is not a subclass of compressor.plugin.Autoencoder")
-    version = vars(plugin).get("contract")  # its own: what it builds on says nothing
+    version = vars(plugin).get("contract")  # its own: that of a base class does not count
     if version is None:
         raise PluginError(
             f"{found} does not say which version of the plugin contract it follows; its author "
@@ -101,10 +101,10 @@ def load(found: Found) -> type[Autoencoder]:
 
 
 def plugins() -> list[dict[str, Any]]:
-    """One entry a plugin: name, distribution, version, summary, config, status.
+    """One entry for each plugin: name, distribution, version, summary, config, status.
 
     ``config`` lists the fields of the plugin's Config (name, type, default, bounds, description);
-    ``status`` is "ok" or the reason why the plugin cannot be used, which never stops the others.
+    ``status`` is "ok" or the reason why the plugin cannot be used; the others still can.
     """
     return [_describe(name, candidates) for name, candidates in discover().items()]
 

@@ -7,7 +7,7 @@
     detector.save("model")  # for the command line: compressor score IMAGES -m model
 
 Images are uint8 (N, H, W), or (N, H, W, C) with C of 1, 3 or 4; (N, D) of any numbers are vectors,
-and so are tables whose columns have names. ``fit`` takes PyTorch, everything else does not.
+and so are tables with named columns. Only ``fit`` needs PyTorch.
 
 The two libraries mean opposite things by the same names, so there are two classes:
 
@@ -15,7 +15,7 @@ The two libraries mean opposite things by the same names, so there are two class
     score_samples      -score: higher is more normal
     decision_function  threshold_ - score: below 0: outlier  score: higher is stranger
     predict            -1: outlier, 1: normal                1: outlier, 0: normal
-    threshold_         in both the score above which a row is an outlier, as ``score --fpr`` has it
+    threshold_         in both: the score above which a row is an outlier, as of ``score`` with fpr
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ except ImportError as error:
 
 __all__ = ["AutoencoderDetector", "PyODDetector"]
 
-FEWEST = 3  # rows: one to train on, one to stop the training, one to calibrate
+MIN_ROWS_TO_FIT = 3  # one to train on, one to stop the training, one to calibrate
 
 
 class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """What both classes share: everything but the signs.
+    """What both classes share: all but signs and labels.
 
-    ``model_``: the model, in memory; ``n_features_in_``, ``feature_names_in_``: of tables alone.
+    ``model_``: the model, in memory; ``n_features_in_``, ``feature_names_in_``: only for tables.
 
-    Raises ValueError for what is wrong with X, as scikit-learn does, and else CompressorError.
+    Raises ValueError where X is wrong, as scikit-learn does, and otherwise CompressorError.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         device: str = "auto",
         verbose: bool = False,
     ) -> None:
-        """plugin: the autoencoder's name, of ``compressor plugins``; settings: its settings and
-        those of training, as ``--set`` takes them; max_steps, max_seconds: the budget of training;
-        random_state: the seed. fpr: the share of normal rows above ``threshold_``, on average over
-        calibrations, or with probability ``confidence``; scorer: which score, the model's first if
-        None. These three and device, on which the model runs, may be changed after fit. verbose:
-        progress of training on stderr.
+        """plugin: the autoencoder's name, one of ``compressor plugins``; settings: the plugin's and
+        training's, by name; max_steps, max_seconds: the budget of training; random_state: the seed.
+        fpr: the share of normal rows above ``threshold_``, on average over calibrations, or at most
+        with probability ``confidence``; scorer: which score, by default the model's. These three
+        and device, on which the model runs, may be changed after fit. verbose: shows the progress
+        of training on stderr.
         """
         self.plugin = plugin
         self.settings = settings
@@ -103,9 +103,9 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     @classmethod
     def from_model(cls, model: str | Path, **parameters: Any) -> Self:
-        """A fitted detector of a model on disk, a folder or a zip. Raises ModelError, ConfigError.
+        """A fitted detector from a model's folder or zip. Raises ModelError, ConfigError.
 
-        parameters: the class's; plugin, settings and random_state are the model's if not given.
+        parameters: the class's; plugin, settings and random_state are the model's by default.
         """
         opened = Model.open(model)
         manifest = opened.manifest
@@ -117,12 +117,12 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if name in TrainingSettings.model_fields
             and value != TrainingSettings.model_fields[name].default
         }
-        own = {
+        of_model = {
             "plugin": manifest.plugin.name,
             "settings": manifest.config | training,
             "random_state": manifest.training.get("seed", 0),
         }
-        detector = cls(**own | parameters)
+        detector = cls(**of_model | parameters)
         detector._take(opened)
         if opened.spec.kind == "vector":
             detector.n_features_in_ = opened.spec.length
@@ -139,10 +139,10 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         write_model(Path(path), self.model_.contents(), force)
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Trains on some of the rows X; the others stop the training in time, and calibrate.
+        """Trains on most of the rows X; the others stop the training early, and calibrate.
 
-        Those that calibrate are a tenth, or as many as fpr takes, unless ``settings`` say how many.
-        y is not looked at: X are normal rows, or mostly.
+        A tenth of them calibrate, or as many as fpr needs, unless ``settings`` has calibration. y
+        is ignored: all or most of X must be normal.
         """
         train = verbs.train  # first: without PyTorch this raises, and an earlier fit stays
         for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
@@ -176,16 +176,16 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return threshold_for(self._calibration(), self.fpr, self.confidence)
 
     def p_values(self, X: Any) -> Scores:
-        """Of each row, float64 (N,): the chance of a normal one being as strange, or stranger.
+        """For each row, float64 (N,): the chance that a normal one is at least as strange.
 
-        At most fpr just where the row is an outlier (with ``confidence`` there may be fewer). They
-        are what ``scipy.stats.false_discovery_control`` takes.
+        At most fpr exactly where the row is an outlier (with ``confidence`` outliers may be fewer).
+        ``scipy.stats.false_discovery_control`` takes them.
         """
         scores = self._scores(X)
         return p_values(self._calibration(), scores)
 
     def transform(self, X: Any) -> npt.NDArray[np.int32]:
-        """The codes f(x), int32 (N, K): flattened, where an image's code has three axes."""
+        """The codes f(x), int32 (N, K), flattened where an image's code has three axes."""
         codes = self._through(X, lambda engine, rows: engine.encode(rows))
         return codes.reshape(len(codes), -1)
 
@@ -215,7 +215,7 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self._running = _Running(self.model_)
 
     def _calibration_share(self, count: int, settings: Mapping[str, Any]) -> Any:
-        """Of ``count`` rows; raises ConfigError, before a training, if that will not be enough."""
+        """The setting calibration for ``count`` rows; ConfigError if they are too few for fpr."""
         from .training.dataset import MAX_HELD_OUT  # needs PyTorch
 
         needed = scores_needed(self.fpr, self.confidence)
@@ -227,8 +227,8 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if held < needed:
             sure = "" if self.confidence is None else f" with confidence={self.confidence:g}"
             raise ConfigError(
-                f"fpr={self.fpr:g}{sure} takes at least {needed} rows that are not trained on, and "
-                f"{held} of these {count} can be held out for that: give more rows, or a larger fpr"
+                f"fpr={self.fpr:g}{sure} needs at least {needed} rows that are not trained on, and "
+                f"{held} of these {count} can be held out: give more rows, or a larger fpr"
             )
         return share
 
@@ -243,14 +243,14 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return calibration
 
     def _scores(self, X: Any) -> Scores:
-        """Raw, (N,), higher is stranger; infinity where the network's numbers overflow."""
+        """Raw scores, (N,), higher is stranger; infinity where the network's numbers overflow."""
         check_is_fitted(self)
         requested = Requested(self.model_, self.scorer)
         name = requested.names[0]
         return self._through(X, lambda engine, rows: requested.of(Seen(engine, rows))[name])
 
     def _through(self, X: Any, work: Callable[[Engine, Rows], Rows]) -> Rows:
-        """``work`` of all rows, in pieces that fit memory, side by side."""
+        """``work`` on all rows, in pieces that fit into memory, in parallel."""
         check_is_fitted(self)
         rows, engine = self._rows(X), self._running.engine(self.device)
         size = chunk_size(self.model_.spec, ArraySource(rows))
@@ -259,13 +259,13 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _rows(self, X: Any, first: bool = False) -> Rows:
         """X as graphs take it: uint8 (N, H, W, C) or float32 (N, D). Raises ValueError."""
-        fewest = FEWEST if first else 1
+        min_rows = MIN_ROWS_TO_FIT if first else 1
         if getattr(X, "ndim", 2) > 2:
-            rows = _images(X, fewest)
+            rows = _images(X, min_rows)
         else:
-            with np.errstate(over="ignore"):  # what is infinite after it is refused
+            with np.errstate(over="ignore"):  # validate_data refuses infinity
                 rows = validate_data(
-                    self, X, reset=first, dtype=np.float32, order="C", ensure_min_samples=fewest
+                    self, X, reset=first, dtype=np.float32, order="C", ensure_min_samples=min_rows
                 )
         if not first:
             try:
@@ -278,7 +278,7 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 class AutoencoderDetector(OutlierMixin, _Detector):  # type: ignore[misc]
     """An autoencoder with the conventions of scikit-learn's outlier detectors.
 
-    ``offset_``, which is -threshold_, is what decision_function takes off score_samples.
+    ``offset_``, which is -threshold_, is what decision_function subtracts from score_samples.
     """
 
     @property
@@ -302,9 +302,9 @@ class AutoencoderDetector(OutlierMixin, _Detector):  # type: ignore[misc]
 class PyODDetector(_Detector):
     """An autoencoder with the conventions of PyOD's detectors; needs no PyOD.
 
-    ``decision_scores_``, float64 (N,), and ``labels_``, 0 or 1, are of the rows given to fit, which
-    ``from_model`` has not seen. In place of PyOD's contamination, the share of outliers among those
-    rows, there is fpr, the share of false alarms among normal ones.
+    ``decision_scores_``, float64 (N,), and ``labels_``, 0 or 1, are of the rows given to fit;
+    detectors of ``from_model`` lack them. PyOD's contamination, the share of outliers among those
+    rows, is replaced by fpr, the share of false alarms among normal rows.
     """
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -331,8 +331,8 @@ class PyODDetector(_Detector):
         return self.fit(X).labels_
 
     def predict_proba(self, X: Any) -> Scores:
-        """p and 1 - p of the p-values, (N, 2): in [0, 1] and alike for all models, as PyOD's users
-        of it want; a probability of being an outlier it is, as PyOD's, not."""
+        """p and 1 - p of the p-values, (N, 2): in [0, 1] and comparable between models, as PyOD's
+        users expect; like PyOD's, not a probability of being an outlier."""
         p = self.p_values(X)
         return np.stack([p, 1 - p], 1)
 
@@ -341,7 +341,7 @@ class PyODDetector(_Detector):
 
 
 class _Running:
-    """The engine of a model in this process: sessions are not pickled, nor used after a fork."""
+    """A model's engine in this process: sessions are neither pickled nor used after a fork."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -358,15 +358,15 @@ class _Running:
         return self._made[1]
 
 
-def _images(X: Any, fewest: int) -> Rows:
-    """uint8 (N, H, W, C) of what has more than two axes. Raises ValueError."""
+def _images(X: Any, min_rows: int) -> Rows:
+    """uint8 (N, H, W, C) from arrays of more than two axes. Raises ValueError."""
     images = np.asarray(X)
     if images.dtype != np.uint8:
         raise ValueError(
             f"images are uint8 (N, H, W) or (N, H, W, C), and X is {images.dtype} {images.shape}"
         )
-    if len(images) < fewest:
-        raise ValueError(f"X has {len(images)} image(s), and {fewest} are the fewest that do")
+    if len(images) < min_rows:
+        raise ValueError(f"X has {len(images)} image(s); give at least {min_rows}")
     try:
         shape = ArraySource(images).shape
     except DataError as error:
@@ -375,7 +375,7 @@ def _images(X: Any, fewest: int) -> Rows:
 
 
 def _seed(random_state: Any) -> int:
-    """An integer stays what it is, as ``--seed`` takes it."""
+    """An integer stays as it is, as the seed that ``verbs.train`` takes."""
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31))

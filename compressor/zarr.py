@@ -14,11 +14,11 @@ It is named ``compressor_autoencoder`` in the array's metadata, with the configu
 installed. The digest is the model's, as FORMAT.md beside the archive's reader says: another model
 at that path is refused.
 
-A chunk is a row of frames as FORMAT.md describes them, nothing between them, of 1 to 256 images
-each, with a frame's number being the place of its first image in the chunk. Images that are the
-fill value in every pixel are in no frame: what pads the last chunk costs nothing, and what was
-never written comes back exactly. A part of a chunk that is written anew sends the chunk's other
-images through the model once more, which changes them: write whole chunks.
+A chunk is a sequence of frames as FORMAT.md describes them, nothing between them, of 1 to 256
+images each; a frame's number is the place of its first image in the chunk. Images that are the fill
+value in every pixel are in no frame: padding of the last chunk costs nothing, and what was never
+written comes back exactly. Writing a part of a chunk sends the chunk's other images through the
+model again, which changes them: write whole chunks.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _moved: dict[str, str] = {}  # where use_model found the model of a digest
 
 
 def use_model(model: str | Path) -> str:
-    """Arrays written with this model find it here, whatever path they name; gives its digest.
+    """Lets this process find the model of arrays here, whatever path they name; returns its digest.
 
-    For this process. Raises ModelError if there is no model.
+    Raises ModelError if there is no model.
     """
     digest = Model.open(model).digest
     _moved[digest] = str(model)
@@ -68,11 +68,11 @@ def use_model(model: str | Path) -> str:
 class AutoencoderCodec(ArrayBytesCodec):
     """Chunks uint8 (n, H, W, C) or, of grey images, (n, H, W), to frames of codes and back.
 
-    ``model``: a model's path, as the metadata will name it; ``digest``: that of the model that it
-    has to be, the one at ``model`` if nothing is said.
+    ``model``: a model's path, as the metadata will name it; ``digest``: the digest that the model
+    must have, by default that of the model at ``model``.
 
     Raises ModelError if the model is missing, damaged or another one, ConfigError if it or the
-    chunks cannot hold such images, ArchiveError if a chunk is damaged: no wrong pixels come out.
+    chunks do not accept such images, ArchiveError if a chunk is damaged: no wrong pixels come out.
     """
 
     is_fixed_size = False
@@ -85,7 +85,7 @@ class AutoencoderCodec(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Of zarr.json; opens no model, so that metadata can be read without one."""
+        """From zarr.json; opens no model, so that metadata can be read without one."""
         settings = data.get("configuration")
         if not isinstance(settings, dict) or {*settings} != {"model", "digest"}:
             raise ConfigError(f"the codec {NAME} has the settings model and digest and no others")
@@ -101,7 +101,7 @@ class AutoencoderCodec(ArrayBytesCodec):
         try:
             model, _ = self._opened()
         except ModelError:
-            return  # whoever looks at metadata alone needs no model; reading and writing raise it
+            return  # metadata can be read without a model; reading and writing chunks raise this
         _check_chunk(model, getattr(chunk_grid, "chunk_shape", shape))
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: Any) -> int:
@@ -138,11 +138,11 @@ class AutoencoderCodec(ArrayBytesCodec):
         while start < len(content):
             header = Header.parse(content[start : start + HEADER_SIZE])
             if header is None:
-                raise ArchiveError(f"a chunk is damaged: byte {start} begins no sound frame")
+                raise ArchiveError(f"a chunk is damaged: no sound frame begins at byte {start}")
             first, end = header.number, header.number + header.images
             stop = start + HEADER_SIZE + header.length
             if (header.height, header.width) != pixels.shape[1:3] or end > len(pixels):
-                raise ArchiveError("a chunk does not hold what the array's metadata say")
+                raise ArchiveError("a chunk does not have what the array's metadata says")
             try:
                 codes, height, width = unpack(content[start:stop], model.prior, model.code)
             except ArchiveError as error:
@@ -157,7 +157,7 @@ class AutoencoderCodec(ArrayBytesCodec):
 
 @lru_cache(8)
 def _opened(path: str, digest: str) -> tuple[Model, Engine]:
-    """The model and what runs it; once for all arrays, since a session takes long to make."""
+    """The model and its engine; once for all arrays, since a session takes long to make."""
     hint = f"say where the model {digest} is with compressor.zarr.use_model(PATH)"
     try:
         model = Model.open(path)
@@ -190,7 +190,7 @@ def _check_chunk(model: Model, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _runs(places: list[int], longest: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of runs of consecutive integers among ascending ones, none too long."""
+    """(start, stop) of runs of consecutive integers in ``places``, at most ``longest``."""
     start = 0
     for at in range(1, len(places) + 1):
         if at == len(places) or places[at] != places[at - 1] + 1 or at - start == longest:

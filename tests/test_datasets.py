@@ -282,9 +282,9 @@ def test_shares_differ_by_one_image_at_most_and_may_be_empty(archive: Path) -> N
 
 @pytest.mark.parametrize("rank, world_size", [(-1, 2), (2, 2), (0, 0)])
 def test_a_rank_that_cannot_be_is_refused(archive: Path, rank: int, world_size: int) -> None:
-    with pytest.raises(ConfigError, match=f"rank {rank} of {world_size}"):
+    with pytest.raises(ConfigError, match=f"rank={rank}, world_size={world_size}"):
         ArchiveStream(archive, rank=rank, world_size=world_size)
-    with pytest.raises(ConfigError, match="buffer_blocks 0"):
+    with pytest.raises(ConfigError, match="buffer_blocks=0"):
         ArchiveStream(archive, buffer_blocks=0)
 
 

@@ -25,7 +25,7 @@ def spec_of(rows):
 
 @pytest.mark.parametrize("at_once", [7, 65536])
 def test_mean_and_scale_are_those_of_the_rows_asked_for(tumours, monkeypatch, at_once):
-    monkeypatch.setattr(normalisation, "ROWS", at_once)
+    monkeypatch.setattr(normalisation, "ROWS_AT_ONCE", at_once)
     indices = np.arange(100, 500)
     mean, scale = mean_and_scale(tumours, indices)
     exact = tumours[indices].astype(np.float64)

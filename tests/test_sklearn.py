@@ -289,8 +289,8 @@ def test_calibration_takes_as_many_rows_as_the_rate_needs(principal: list[dict[s
 @pytest.mark.parametrize(
     ("parameters", "rows", "told"),
     [
-        ({}, 150, "fpr=0.01 takes at least 99 rows that are not trained on, and 74 of these 150"),
-        ({"confidence": 0.9}, 300, "fpr=0.01 with confidence=0.9 takes at least 230 rows"),
+        ({}, 150, "fpr=0.01 needs at least 99 rows that are not trained on, and 74 of these 150"),
+        ({"confidence": 0.9}, 300, "fpr=0.01 with confidence=0.9 needs at least 230 rows"),
         ({"settings": {"calibration": 0.1}}, 500, "50 of these 500 can be held out"),
         ({"settings": {"calibration": 0}}, 500, "0 of these 500 can be held out"),
         ({"fpr": 1e-5}, 10**6, "at least 99999 rows"),
@@ -314,7 +314,7 @@ def test_what_cannot_be_fitted_is_told_before_training(
         (np.ones((9, 4)) * np.nan, "contains NaN"),
         (np.ones((9, 4)) * 1e300, "too large for dtype"),
         (np.ones(9), "Reshape your data"),
-        (np.zeros((1, 28, 28), np.uint8), r"X has 1 image\(s\), and 3 are the fewest"),
+        (np.zeros((1, 28, 28), np.uint8), r"X has 1 image\(s\); give at least 3"),
         (np.zeros((9, 28, 28)), r"images are uint8 .* X is float64 \(9, 28, 28\)"),
         (np.zeros((28, 28, 3), np.uint8), r"one image: array\[None\]"),
         (pd.DataFrame({"a": ["x", "y", "z"]}), "could not convert string to float"),

@@ -253,7 +253,7 @@ def test_a_frame_that_leaves_the_chunk_is_refused(clothes: Pixels, tmp_path: Pat
     header = Header.parse(content)
     assert header is not None
     file.write_bytes(header._replace(number=1).to_bytes() + content[HEADER_SIZE:])
-    with pytest.raises(ArchiveError, match="does not hold what the array's metadata say"):
+    with pytest.raises(ArchiveError, match="does not have what the array's metadata says"):
         array[:]
 
 

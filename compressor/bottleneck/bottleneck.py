@@ -1,8 +1,8 @@
 """What lies between f and g: nothing, Gaussian noise, or, where a rate is asked, a quantiser.
 
 J = distortion + lambda * bits (Ballé, Laparra & Simoncelli 2017): the code is divided by a step,
-given uniform noise in training and rounded in use, and costs -log2 P by a prior that is learned
-along with f and g.
+given uniform noise in training and rounded in use, and costs -log2 P under a prior that is learned
+together with f and g.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .density import Density
 from .hyperprior import Hyperprior, rounded
 
 PriorName = Literal["factorised", "hyperprior"]
-SPEED = 6.0  # of its learning, relative to f and g: priors have to follow the codes
+PRIOR_SPEED = 6.0  # the prior's learning rate over f's and g's: it has to follow the codes
 SETTLING_STEPS, SETTLING_BATCH, SETTLING_RATE, SETTLING_CLIP = 300, 64, 5e-3, 100.0
-SETTLING_POSITIONS = 2**13  # of a batch's codes
-WIDEST = 4.0  # step at first, in deviations of its channel: beyond, nothing would come through
+SETTLING_POSITIONS = 2**13  # of a batch's codes together, at most
+MAX_FIRST_STEP = 4.0  # in deviations of its channel: with a larger one nothing would come through
 
 
 def sampled(mean: Tensor, scale: Tensor | None) -> Tensor:
@@ -51,25 +51,25 @@ class Bottleneck(nn.Module):
 
     @property
     def rate(self) -> Tensor:
-        """lambda: what a bit may cost in distortion."""
+        """lambda: the distortion that one bit is worth."""
         return self.log_rate.exp()
 
     @property
     def steps(self) -> Tensor:
-        """One a channel or element, shaped to multiply a code."""
+        """One for each channel or element, shaped to multiply a code."""
         return self.log_steps.exp()
 
     @torch.no_grad()
     def start(self, code: Tensor, sensitivity: Tensor) -> None:
-        """Takes steps, and where elements are expected, from an encoder that has learned a little.
+        """Sets the steps and the prior's locations by an encoder that has learned a little.
 
         sensitivity: for each channel, the distortion that a unit of squared error of one element
-        makes. Rounding by d adds d^2/12 times that; where distortion falls as 2^(-2 R), a bit saves
-        2 ln 2 of it, and costs lambda.
+        causes. Rounding to multiples of d adds d^2/12 times that; where distortion falls as
+        2^(-2 R), a bit saves 2 ln 2 of it, and costs lambda.
         """
         deviation, mean = torch.std_mean(code.transpose(0, 1).flatten(1), 1, correction=0)
         steps = (6 * self.rate / math.log(2) / sensitivity).sqrt()
-        steps = steps.clamp(1e-4, 1e4).minimum(WIDEST * deviation.clamp_min(1e-4))
+        steps = steps.clamp(1e-4, 1e4).minimum(MAX_FIRST_STEP * deviation.clamp_min(1e-4))
         self.log_steps.copy_(steps.log().reshape(self.log_steps.shape))
         self.prior.start(mean / steps, deviation / steps)
         self.started.fill_(True)
@@ -77,9 +77,9 @@ class Bottleneck(nn.Module):
     def forward(self, code: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         """(z like code, bits (N,)); noise from torch's global generator in training.
 
-        Where it ``decodes_integers``, z is rounded in training as well, and the gradient passes as
-        if it were not, while bits are still those of a code with noise (Minnen & Singh 2020).
-        Until ``start`` the code goes through as it is and costs nothing.
+        With ``decodes_integers`` z is rounded in training as well, and the gradient passes as if it
+        were not; bits are still those of the code with noise (Minnen & Singh 2020). Until
+        ``start`` the code passes unchanged and costs nothing.
         """
         if not self.started:
             return code, code.new_zeros(len(code))
@@ -96,7 +96,7 @@ class Bottleneck(nn.Module):
         return decoded * self.steps, self.bits(noisy, training=True)
 
     def bits(self, integers: Tensor, training: bool = False) -> Tensor:
-        """-log2 P(integers), (N,); in training of integers with noise."""
+        """-log2 P(integers), (N,); in training they are integers with noise."""
         if isinstance(self.prior, Hyperprior):
             return self.prior.bits(integers, training)
         return self.prior.bits(integers).flatten(1).sum(1)
@@ -105,9 +105,9 @@ class Bottleneck(nn.Module):
     def settle(self, codes: Tensor) -> None:
         """Fits the prior to integers (N, *shape) as they are in use; f, g and steps stay.
 
-        Noise has taught it a density that is smoother than what it is to code.
+        From noisy codes it has learned a smoother density than that of the integers.
         """
-        self.requires_grad_(True)  # whatever a last phase has frozen
+        self.requires_grad_(True)  # a last phase may have frozen it
         count = max(1, min(SETTLING_BATCH, SETTLING_POSITIONS // codes[0, 0].numel()))
         optimiser = torch.optim.Adam(self.prior.parameters(), SETTLING_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -1,4 +1,4 @@
-"""One flexible density a channel: what a code's integers cost before anything is known of them."""
+"""A flexible density for each channel: what a code's integers cost without side information."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIZES = (1, 3, 3, 3, 1)
-INITIAL_SCALE = 10.0  # of the range that has most of the mass at first
-NARROWEST = 1e-6  # of logits: a difference that float32 may have lost
+LAYER_SIZES = (1, 3, 3, 3, 1)
+INITIAL_SCALE = 10.0  # of the range with most of the mass, at first
+MIN_LOGIT_DIFFERENCE = 1e-6  # float32 may lose smaller ones
 
 
 class Density(nn.Module):
@@ -24,9 +24,9 @@ class Density(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        scale = INITIAL_SCALE ** (1 / (len(SIZES) - 1))
+        scale = INITIAL_SCALE ** (1 / (len(LAYER_SIZES) - 1))
         self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
-        for inputs, outputs in pairwise(SIZES):
+        for inputs, outputs in pairwise(LAYER_SIZES):
             initial = torch.expm1(torch.tensor(1 / scale / outputs)).log()
             self.matrices.append(nn.Parameter(initial.expand(channels, outputs, inputs).clone()))
             self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
@@ -34,10 +34,7 @@ class Density(nn.Module):
 
     @torch.no_grad()
     def start(self, centres: Tensor, deviations: Tensor) -> None:
-        """Moves the densities, as they are at first, to ``centres``, (C,).
-
-        The ``deviations`` they find themselves.
-        """
+        """Moves the initial densities to ``centres``, (C,); ``deviations`` are left to learning."""
         self.biases[0].sub_(F.softplus(self.matrices[0]) * centres[:, None, None])
 
     def bits(self, z: Tensor) -> Tensor:
@@ -60,10 +57,10 @@ class Density(nn.Module):
 def bits_between(lower: Tensor, upper: Tensor) -> Tensor:
     """-log2(sigmoid(upper) - sigmoid(lower)).
 
-    As a difference it would be 0 far out, and so would its gradient: what lies there could never
-    come back, nor a density widen. With x = lower and y = upper it is, exactly,
-    sigmoid(y) sigmoid(-x) (1 - exp(x - y)).
+    Far out the difference would be 0 in float32, and its gradient too: codes there could never come
+    back, nor the density widen. With x = lower and y = upper it is exactly
+    sigmoid(y) sigmoid(-x) (1 - exp(x - y)), which does not underflow.
     """
-    apart = (upper - lower).clamp_min(NARROWEST)
+    apart = (upper - lower).clamp_min(MIN_LOGIT_DIFFERENCE)
     log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-apart))
     return log_p / -math.log(2)

@@ -1,8 +1,8 @@
-"""The second level of the prior (Ballé et al. 2018): side information v tells what to expect of h.
+"""The second level of the prior (Ballé et al. 2018): side information v predicts the code h.
 
-An encoder makes v of a code, a few integers, which are sent first and pay for themselves by the
-locations and scales that a decoder makes of them. The decoder is computed in exact integers, so
-that what is decoded never depends on how floating-point numbers are rounded: see IntegerConv.
+An encoder makes v, a few integers, of a code. They are sent first, and pay for themselves by the
+locations and scales that a decoder computes from them. The decoder computes in exact integers, so
+that its answer never depends on how floating-point numbers are rounded: see IntegerConv.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..entropy.hyperprior import FRACTIONS, LARGEST_SIDE, LEVELS, REACH, side_channels
+from ..entropy.hyperprior import FRACTIONS, LEVELS, MAX_SIDE_VALUE, SIDE_REACH, side_channels
 from .density import Density, bits_between
 
-UNIT = 16  # hidden activations of the decoder are multiples of 1 / UNIT
-TOP = 255  # of a hidden activation, in such units
-WEIGHT = 127  # of an integer weight, at most
-EXACT = 2.0**23  # below it a half is exact too
-SIDE_UNIT = 4  # v is in units of 1 / SIDE_UNIT of what the encoder gives and the decoder takes
-HIDDEN = 64
-PLANES = 32  # behind the decoder's first layer, which does the work where v is coarse
+HIDDEN_UNIT = 16  # hidden activations of the decoder are multiples of 1 / HIDDEN_UNIT
+MAX_HIDDEN = 255  # of a hidden activation, in these units
+MAX_WEIGHT = 127  # of an integer weight's magnitude
+MAX_EXACT_SUM = 2.0**23  # below it float32 holds every integer and every half
+SIDE_UNIT = 4  # v is SIDE_UNIT times what the encoder returns and the decoder takes
+HIDDEN_CHANNELS = 64
+UPSAMPLED_CHANNELS = 32  # after the decoder's first layer, which works at v's coarse resolution
 SLOPE = 0.1  # of the encoder's leaky ReLU
 LEAST_SCALE, LARGEST_SCALE = 0.06, 200.0  # of the logistic distribution
-LOGISTIC = math.sqrt(3) / math.pi  # scale of one with deviation 1
-LEVEL = math.log(LARGEST_SCALE / LEAST_SCALE) / (LEVELS - 1)
-SCALES = [LEAST_SCALE * math.exp(LEVEL * level) for level in range(LEVELS)]
+SCALE_PER_DEVIATION = math.sqrt(3) / math.pi  # of the logistic distribution
+LOG_SCALE_STEP = math.log(LARGEST_SCALE / LEAST_SCALE) / (LEVELS - 1)
+SCALES = [LEAST_SCALE * math.exp(LOG_SCALE_STEP * level) for level in range(LEVELS)]
 
 
 class _Straight(torch.autograd.Function):
@@ -44,7 +44,7 @@ class _Straight(torch.autograd.Function):
 
 
 class _Within(torch.autograd.Function):
-    """Clamps; a gradient that leads back inside passes, one that leads farther out does not."""
+    """Clamps; gradients pass where descent leads back inside, and not where it leads outwards."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
@@ -60,7 +60,7 @@ class _Within(torch.autograd.Function):
 
 
 def within(x: Tensor, low: float, high: float) -> Tensor:
-    """x, limited, but with gradients that lead back to where it may be."""
+    """x, clamped, with gradients that can bring it back between ``low`` and ``high``."""
     result: Tensor = _Within.apply(x, low, high)  # type: ignore[no-untyped-call]  # see rounded
     return result
 
@@ -73,9 +73,9 @@ def rounded(x: Tensor) -> Tensor:
 class IntegerConv(nn.Module):
     """floor(2^-k (W x + b) + 1/2) with integer W, b, k and x, carried in float32.
 
-    Every partial sum stays below 2^23 for |x| <= ``largest``, so each is exact in whatever order
-    it is summed. factor: of an output's unit over an input's, for each output; unit: of an input.
-    Not ``exact`` it rounds nothing, and otherwise does the same.
+    Every partial sum stays below 2^23 for |x| <= ``largest``, so the sum is exact in any order.
+    units: for each output, how many of its units make 1; unit: the same of the inputs. With
+    exact=False nothing is rounded.
     """
 
     factor: Tensor
@@ -100,8 +100,8 @@ class IntegerConv(nn.Module):
         with torch.no_grad():
             largest = weight.abs().flatten(1).amax(1)
             total = weight.abs().flatten(1).sum(1) * self.largest + bias.abs()
-            room = torch.minimum(WEIGHT / largest, EXACT / 2 / total)
-            # Weights that are no numbers give a loss that is none, which training tells.
+            room = torch.minimum(MAX_WEIGHT / largest, MAX_EXACT_SUM / 2 / total)
+            # NaN in the weights gives a NaN loss, which training reports.
             power = (
                 room.nan_to_num(1.0, 2.0**14, 1.0).clamp(2.0**-14, 2.0**14).log2().floor().exp2()
             )
@@ -116,10 +116,10 @@ class IntegerConv(nn.Module):
 
 
 class HyperEncoder(nn.Module):
-    """Codes (N, C, h, w) -> v (N, c, h / REACH, w / REACH), rounded up; not rounded yet.
+    """Codes (N, C, h, w) -> v (N, c, h / SIDE_REACH, w / SIDE_REACH), sizes rounded up.
 
-    It need not be exact: what it gives is sent. It sees how far codes are from ``centres``, beyond
-    the borders, too.
+    Values are not rounded yet. It need not be exact, since v is sent. It sees distances from
+    ``centres``, so that padding at the borders counts as the centre.
     """
 
     centres: Tensor
@@ -128,9 +128,11 @@ class HyperEncoder(nn.Module):
         super().__init__()
         kernel, stride = (3, 2) if spatial else (1, 1)
         self.register_buffer("centres", torch.zeros(channels, 1, 1))
-        self.first = nn.Conv2d(channels, HIDDEN, kernel, padding=kernel // 2)
-        self.second = nn.Conv2d(HIDDEN, HIDDEN, kernel, stride, padding=kernel // 2)
-        self.third = nn.Conv2d(HIDDEN, side, kernel, stride, padding=kernel // 2)
+        self.first = nn.Conv2d(channels, HIDDEN_CHANNELS, kernel, padding=kernel // 2)
+        self.second = nn.Conv2d(
+            HIDDEN_CHANNELS, HIDDEN_CHANNELS, kernel, stride, padding=kernel // 2
+        )
+        self.third = nn.Conv2d(HIDDEN_CHANNELS, side, kernel, stride, padding=kernel // 2)
 
     def forward(self, codes: Tensor) -> Tensor:
         x = F.leaky_relu(self.first(codes - self.centres), SLOPE)
@@ -142,35 +144,36 @@ class HyperEncoder(nn.Module):
 class HyperDecoder(nn.Module):
     """v and a plane of ones (N, c + 1, h', w') -> locations, then levels (N, 2 C, h, w).
 
-    A location is in units of 1 / FRACTIONS; the height and width are v's times REACH, of codes
-    (K,) one. The ones tell the borders, and with them where an element lies.
+    A location is in units of 1 / FRACTIONS; h and w are v's times SIDE_REACH, for codes (K,) 1.
+    The plane of ones shows the borders, and so where an element lies.
     """
 
     def __init__(self, channels: int, side: int, spatial: bool) -> None:
         super().__init__()
-        self.reach = REACH if spatial else 1
+        self.reach = SIDE_REACH if spatial else 1
         kernel = 3 if spatial else 1
-        hidden, planes = torch.full((HIDDEN,), float(UNIT)), PLANES * self.reach**2
-        last = torch.tensor([FRACTIONS, 1 / LEVEL]).repeat_interleave(channels)
-        self.first = IntegerConv(
-            side + 1, planes, kernel, LARGEST_SIDE, SIDE_UNIT, torch.full((planes,), float(UNIT))
+        planes = UPSAMPLED_CHANNELS * self.reach**2
+        first, second = (torch.full((n,), float(HIDDEN_UNIT)) for n in (planes, HIDDEN_CHANNELS))
+        last = torch.tensor([FRACTIONS, 1 / LOG_SCALE_STEP]).repeat_interleave(channels)
+        self.first = IntegerConv(side + 1, planes, kernel, MAX_SIDE_VALUE, SIDE_UNIT, first)
+        self.second = IntegerConv(
+            UPSAMPLED_CHANNELS, HIDDEN_CHANNELS, 1, MAX_HIDDEN, HIDDEN_UNIT, second
         )
-        self.second = IntegerConv(PLANES, HIDDEN, 1, TOP, UNIT, hidden)
-        self.third = IntegerConv(HIDDEN, 2 * channels, 1, TOP, UNIT, last)
+        self.third = IntegerConv(HIDDEN_CHANNELS, 2 * channels, 1, MAX_HIDDEN, HIDDEN_UNIT, last)
         with torch.no_grad():
             self.third.bias[:channels] = 0.0
             self.third.bias[channels:] = -math.log(LEAST_SCALE)  # a scale of 1
 
     def forward(self, side: Tensor, exact: bool = True) -> Tensor:
-        x = self.first(side.clamp(-LARGEST_SIDE, LARGEST_SIDE), exact)
-        x = F.pixel_shuffle(x, self.reach).clamp(0, TOP)
-        x = self.second(x, exact).clamp(0, TOP)
+        x = self.first(side.clamp(-MAX_SIDE_VALUE, MAX_SIDE_VALUE), exact)
+        x = F.pixel_shuffle(x, self.reach).clamp(0, MAX_HIDDEN)
+        x = self.second(x, exact).clamp(0, MAX_HIDDEN)
         answer: Tensor = self.third(x, exact)
         return answer
 
 
 class Hyperprior(nn.Module):
-    """The bits of codes (K,) or (C, h, w), those of their side information included."""
+    """The bits of codes (K,) or (C, h, w), their side information's included."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -181,8 +184,8 @@ class Hyperprior(nn.Module):
 
     @torch.no_grad()
     def start(self, centres: Tensor, deviations: Tensor) -> None:
-        """Expects elements at their channel's centre, (C,), at first, and as far as they spread."""
-        scales = (deviations * LOGISTIC).clamp(LEAST_SCALE, LARGEST_SCALE)
+        """At first, expects elements at their channel's centre, (C,), with its deviation, (C,)."""
+        scales = (deviations * SCALE_PER_DEVIATION).clamp(LEAST_SCALE, LARGEST_SCALE)
         self.decoder.third.bias.copy_(torch.cat([centres, (scales / LEAST_SCALE).log()]))
         self.encoder.centres.copy_(torch.floor(centres + 0.5)[:, None, None])
 
@@ -190,13 +193,13 @@ class Hyperprior(nn.Module):
         """-log2 P of integers (N, K) or (N, C, h, w), or in training of integers with noise, (N,).
 
         In training v has noise as well, and the decoder's weights and activations are not rounded:
-        gradients would come through as many roundings as it has layers.
+        gradients would have to pass a rounding in every layer.
         """
         if integers.ndim == 2:
             integers = integers[:, :, None, None]
         side = self.encoder(integers)
         side = side + torch.rand_like(side) - 0.5 if training else rounded(side)
-        side = within(side, -LARGEST_SIDE, LARGEST_SIDE)
+        side = within(side, -MAX_SIDE_VALUE, MAX_SIDE_VALUE)
         bits = self.density.bits(side).flatten(1).sum(1)
         side_and_ones = torch.cat([side, torch.ones_like(side[:, :1])], 1)
         answer = self.decoder(side_and_ones, exact=not training)
@@ -208,5 +211,5 @@ class Hyperprior(nn.Module):
 def _bits(distance: Tensor, level: Tensor) -> Tensor:
     """-log2 of the logistic distribution's mass within 1/2 of ``distance`` from its location."""
     level = within(level, 0, LEVELS - 1)
-    precision = torch.exp(-LEVEL * level) / LEAST_SCALE
+    precision = torch.exp(-LOG_SCALE_STEP * level) / LEAST_SCALE
     return bits_between((distance - 0.5) * precision, (distance + 0.5) * precision)

@@ -69,8 +69,8 @@ class ArraySource:
         yield _one_group(names, self._rows(first, stop), self.shape, self.columns)
 
     def _rows(self, first: int, stop: int) -> Rows:
-        """A copy. Of a file in the order of rows it is read: what a map has shown counts as memory
-        of the process, and a file cut off meanwhile would end it."""
+        """A copy. Rows of a file in C order are read, not taken from the map: pages of a map count
+        as memory of the process, and a file cut off meanwhile would kill it."""
         array, path = self._array, self._path
         if path is None or not array.flags.c_contiguous or not isinstance(array, np.memmap):
             return np.array(array[first:stop], order="C", subok=False)
@@ -86,9 +86,8 @@ class ArraySource:
 class NpzSource:
     """Rows of one array in a .npz file, read in order and never held as a whole.
 
-    Only vectors in Fortran order are: they are stored column by column. Without a ``key`` the file
-    must have exactly one array that can be images or vectors. Raises DataError, listing the keys,
-    if it does not.
+    The exception: vectors in Fortran order, stored column by column, are held as a whole. Without a
+    ``key`` the file must have exactly one array of images or vectors, or DataError lists the keys.
     """
 
     columns = None
@@ -145,7 +144,7 @@ class NpzSource:
                 yield Chunk(first, stop - first, partial(self._load, data, first, stop))
 
     def _load(self, data: bytes, first: int, stop: int) -> Iterator[Images]:
-        rows = np.frombuffer(data, self._dtype).copy()  # bytes are read-only; torch warns of that
+        rows = np.frombuffer(data, self._dtype).copy()  # bytes are read-only, of which torch warns
         yield _one_group(row_names(first, stop, self._count), rows, self.shape)
 
 
@@ -169,11 +168,11 @@ def _one_group(
 
 
 def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> tuple[int, ...]:
-    """(H, W, C) or (D,). Raises DataError unless the rows can only be taken for the one."""
+    """(H, W, C) or (D,). Raises DataError unless the rows are clearly images or vectors."""
     if not _is_readable((shape, False, dtype)):
         raise DataError(
-            f"{location} is {dtype} {shape}; wanted is uint8 (N, H, W) or (N, H, W, C) with 1, 3 "
-            "or 4 channels (one image: array[None]), or float32 (N, D) for vectors, no length 0"
+            f"{location} is {dtype} {shape}; give uint8 (N, H, W) or (N, H, W, C) with 1, 3 or 4 "
+            "channels (one image: array[None]), or float32 (N, D) for vectors, no length 0"
         )
     if dtype != np.uint8:
         return (shape[1],)
@@ -186,13 +185,13 @@ def _is_readable(header: Header) -> bool:
         return False
     if dtype != np.uint8:
         return len(shape) == 2 and dtype.kind in "fiu" and dtype.itemsize <= 8
-    # (H, W, 3) is one colour image that lacks its N, not H grey images, three pixels wide.
+    # (H, W, 3) is one colour image without N, not H grey images three pixels wide.
     images = ((3, False), (4, True))
     return (len(shape), shape[-1] in (1, 3, 4)) in images
 
 
 def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[str, Header]]:
-    """Keys and headers of the members that are arrays; reads no data and no pickle."""
+    """Keys and headers of the members that are arrays; reads neither data nor pickles."""
     for member in archive.namelist():
         if member.endswith(".npy"):
             with archive.open(member) as file:

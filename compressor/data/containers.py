@@ -20,8 +20,8 @@ from .reading import chunks_of, fingerprint, reading
 class TarSource:
     """The images of a .tar or .tar.gz file in its order; other members (json, cls) are left out.
 
-    Reads straight on; ``chunks`` raises DataError for a file that is damaged, cut off, without
-    images, or has a member whose name leads out of a folder.
+    Reads from front to end; ``chunks`` raises DataError for a file that is damaged, cut off,
+    without images, or has a member whose name leads out of a folder.
     """
 
     shape = columns = None
@@ -41,7 +41,7 @@ class TarSource:
         return chunks_of(self._images(start), size, start)
 
     def length(self) -> int:
-        """How many images there are; reads on to the end, without their bytes where it can seek."""
+        """How many images there are; reads to the end, skipping their bytes where it can seek."""
         return sum(1 for _ in self._members())
 
     def _images(self, start: int) -> Iterator[tuple[str, bytes | UnreadableImage]]:
@@ -55,7 +55,7 @@ class TarSource:
         empty = True
         with reading(self._path), tarfile.open(self._path, tarinfo=_TarInfo) as tar:
             while (member := tar.next()) is not None:
-                # tarfile keeps what it has seen: memory would grow with the archive.
+                # tarfile keeps every member it has read: memory would grow with the archive.
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = _image_name(member.name, self._path)
                 if name is None or member.isdir():
@@ -81,7 +81,7 @@ class ZipSource:
         self.location = str(path)
         self._path = path
         with reading(path):
-            self._archive = zipfile.ZipFile(path)  # open for as long as there are chunks to load
+            self._archive = zipfile.ZipFile(path)  # stays open as long as there are chunks to load
         members = [
             (name, member)
             for member in self._archive.infolist()
@@ -111,13 +111,13 @@ class ZipSource:
             return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
         try:
             return self._archive.read(member)
-        # RuntimeError: encrypted, or a compression method that is not known
+        # RuntimeError: encrypted, or an unknown compression method
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             return UnreadableImage(f"cannot be unpacked: {error}")
 
 
 class _TarInfo(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the archive; with this class it raises."""
+    """Raises for a damaged header, which tarfile takes for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -148,7 +148,7 @@ def _read_to_end(tar: tarfile.TarFile) -> None:
 
 
 def _image_name(member: str, path: Path) -> str | None:
-    """The name for a member of an archive; None for what is hidden or not an image.
+    """The image's name of a member of an archive; None if it is hidden or not an image.
 
     Raises DataError if the name leads out of a folder: such an archive was made to do harm.
     """

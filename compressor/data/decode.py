@@ -14,22 +14,22 @@ from ..errors import UnreadableImage
 from .images import CHUNK_BYTES, Group, Images, Pixels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-MAX_ENCODED_BYTES = 2**30  # more than Pillow's limit of pixels needs, even uncompressed
+MAX_ENCODED_BYTES = 2**30  # within Pillow's limit of pixels no image is larger, even uncompressed
 
-# Pillow tries no other format: some run programs, and none is in IMAGE_SUFFIXES.
+# Pillow tries no other format: none is in IMAGE_SUFFIXES, and some run programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB",
           "YCbCr": "RGB", "LA": "RGBA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}  # fmt: skip
 
 
 def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) -> Iterator[Images]:
-    """Decodes one image after the other, in pieces as a Chunk gives them; those that fail are named
-    with the reason.
+    """Decodes one image after the other, in pieces as Chunk.load says; images that fail are
+    unreadable.
 
     ``contents`` has, for each name, the encoded bytes or why there are none.
     """
-    # Pillow warns about odd metadata. catch_warnings would do this for good order, but is not safe
-    # in threads; a filter is, and it touches no other module's warnings.
+    # Pillow warns about odd metadata. catch_warnings would undo this filter, but is not safe in
+    # threads; the filter is, and affects no other module's warnings.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
     unreadable: dict[int, str] = {}
@@ -51,8 +51,7 @@ def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) ->
 
 
 def _taken(sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]]) -> list[Group]:
-    """Groups of the positions and pixels in ``sizes``, which is empty then: pixels stand in memory
-    once."""
+    """Groups of the positions and pixels in ``sizes``, which it empties to hold no pixels twice."""
     groups = [
         Group(np.array([p for p, _ in members], np.int64), np.stack([x for _, x in members]))
         for members in sizes.values()
@@ -65,7 +64,7 @@ def decode(data: bytes) -> Pixels:
     """The pixels of an encoded image, upright: uint8 (H, W, C), C of 1 (grey), 3 (RGB), 4 (RGBA).
 
     Grey with transparency becomes RGBA, a palette RGB or RGBA, CMYK and YCbCr RGB, 1 bit grey.
-    Raises UnreadableImage, with the reason alone, for damaged or truncated data, other formats,
+    Raises UnreadableImage, with only the reason, for damaged or truncated data, other formats,
     more than 8 bits a channel, several frames, and more pixels than Pillow deems safe.
     """
     try:
@@ -100,7 +99,7 @@ def _pixels(image: Image.Image, data: bytes) -> Pixels:
 
 
 def _more_than_8_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow would cut the samples down, or take signed or float ones for unsigned."""
+    """Whether Pillow would reduce the samples to 8 bits, or read signed or float ones wrongly."""
     if image.format == "PNG":
         return data[24] > 8  # the bit depth in IHDR, PNG specification 11.2.1
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -113,8 +112,8 @@ def _more_than_8_bits(image: Image.Image, data: bytes) -> bool:
 def _check_crcs(data: bytes) -> None:
     """Raises UnreadableImage if a chunk of a PNG is cut off or does not have its CRC-32.
 
-    Pillow stops reading at the last pixel, before the checksums: of all bits flipped in a PNG it
-    let a sixtieth change pixels without a word.
+    Pillow stops reading at the last pixel, before the checksums: of all single flipped bits in a
+    PNG, one in sixty changed pixels without an error.
     """
     view, at, more = memoryview(data), 8, True
     while more:

@@ -16,10 +16,10 @@ from .reading import fingerprint
 
 
 class FolderSource:
-    """The image files ``files``, in that order: paths relative to ``folder``, as find_files says.
+    """The image files ``files``, in that order: paths relative to ``folder``, as of find_files.
 
-    A file that cannot be read, or has a name that other systems would take for a path elsewhere,
-    is an unreadable image.
+    A file that cannot be read, or whose name other systems would take for a path elsewhere, is an
+    unreadable image.
     """
 
     shape = columns = None
@@ -61,10 +61,11 @@ class FolderSource:
 def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
     """The files below ``folder`` with one of the suffixes: relative POSIX paths, sorted.
 
-    Leaves out what is hidden. Follows links to folders, into each real folder once, so loops end.
+    Leaves out hidden files and folders. Follows links to folders, into each real folder once, so
+    that loops end.
     Raises DataError if a folder cannot be listed.
     """
-    wanted, seen = tuple(suffixes), set()
+    endings, seen = tuple(suffixes), set()
 
     def is_new(path: str) -> bool:
         status = Path(path).stat()
@@ -76,7 +77,7 @@ def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    found = []
+    paths = []
     try:
         is_new(str(folder))
         for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -87,13 +88,13 @@ def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
             ]
             prefix = Path(parent).relative_to(folder).as_posix()
             prefix = "" if prefix == "." else f"{prefix}/"
-            found += [
+            paths += [
                 prefix + name
                 for name in files
-                if name.lower().endswith(wanted) and not name.startswith(".")
+                if name.lower().endswith(endings) and not name.startswith(".")
             ]
     except OSError as error:
         raise DataError(
             f"cannot list {error.filename}: {error.strerror}; check its permissions"
         ) from error
-    return sorted(found)
+    return sorted(paths)

@@ -1,6 +1,6 @@
-"""Data on their way through a job: undecoded in a Chunk, as arrays in Images.
+"""The forms that data have in a job: undecoded in a Chunk, as arrays in Images.
 
-Vectors go the same way as images: a float32 (D,) where an image has uint8 (H, W, C).
+Vectors are treated like images: a float32 (D,) takes the place of a uint8 (H, W, C).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_NAMED = 1000  # unreadable images that are remembered by name
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one size: ``pixels`` uint8 (n, H, W, C); ``positions`` (n,) says which they are.
+    """Images of one size: ``pixels`` uint8 (n, H, W, C) and their ``positions`` (n,) in Images.
 
-    Of vectors, ``pixels`` are the float32 (n, D) numbers.
+    For vectors ``pixels`` are float32 (n, D).
     """
 
     positions: npt.NDArray[np.int64]
@@ -35,8 +35,8 @@ class Group:
 class Images:
     """Decoded images, in the order of their source.
 
-    ``names`` has every image, unreadable ones included; ``groups`` holds the readable ones by
-    size, each position of ``names`` at most once; ``unreadable`` maps the others to the reason.
+    ``names`` has every image, unreadable ones included; ``groups`` have the readable ones by size,
+    each position in ``names`` at most once; ``unreadable`` maps the other positions to the reason.
     """
 
     names: list[str]
@@ -76,8 +76,8 @@ class Unreadable(BaseModel):
 class Chunk:
     """Some consecutive images, not decoded yet: cheap to make; ``load`` may run in any thread.
 
-    It gives them in order, in as many pieces as it takes for none to have more than CHUNK_BYTES,
-    unless that is one image: one piece where all are like the first.
+    It yields them in order, in pieces of at most CHUNK_BYTES, or of one larger image; where all
+    images are like the source's first, in one piece.
     """
 
     start: int
@@ -93,24 +93,24 @@ class Shard(NamedTuple):
 
 
 class Source(Protocol):
-    """A dataset to read, once, from the front, in an order that never changes."""
+    """A dataset that is read once, from front to end, in an order that never changes."""
 
     location: str
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Of every row, (H, W, C) or (D,), where the source says so for all of them."""
+        """Every row's, (H, W, C) or (D,); None where rows may differ."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """The names of a vector's numbers, where they have names."""
+        """The names of a vector's numbers; None where they have none."""
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """The files of a folder of shards, as far as ``chunks`` has come; none for one dataset."""
+        """The dataset's files, as far as ``chunks`` has read; none if there is only one."""
 
     def count(self) -> int | None:
-        """How many images there are, or None where only reading on would tell."""
+        """How many images there are; None where only reading to the end would tell."""
 
     def fingerprint(self) -> str:
         """Changes when the images change (names, sizes, times of the files); reads no pixels."""
@@ -120,7 +120,7 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Where decompressed images go: whole at the end of a ``with`` block, absent after an error."""
+    """Where decompressed images go: complete after a ``with`` block, absent after an error."""
 
     def write(self, names: list[str], pixels: list[Rows]) -> None:
         """Adds images, uint8 (H, W, C), or vectors, float32 (D,), in the order of the archive."""

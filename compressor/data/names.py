@@ -22,6 +22,6 @@ def as_text(name: str) -> str:
 
 
 def row_names(start: int, stop: int, total: int) -> list[str]:
-    """Numbers for rows that have no names, all as wide as the last one's, five digits at least."""
+    """Numbers for rows without names, all as wide as the last one's, at least five digits."""
     width = max(5, len(str(total - 1)))
     return [f"{row:0{width}}" for row in range(start, stop)]

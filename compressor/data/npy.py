@@ -1,4 +1,4 @@
-"""An .npy file that grows row by row: its header is written last, into room kept for it."""
+"""An .npy file that grows row by row: its final header is written last, over the first one."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class ParquetSource:
 
     The column is binary, or a struct {bytes: binary, path: string}; without ``column`` it is the
     one named ``image``, or the only one of such a type. Names come from a string column ``path``,
-    ``name`` or ``filename``, or else from the struct's path; if any of them is missing, double or
-    leads out of a folder, rows have numbers. Raises DataError if there is no such column, or a
+    ``name`` or ``filename``, or else from the struct's path; if any name is missing, occurs twice
+    or leads out of a folder, rows are numbered. Raises DataError if there is no such column, or a
     part is damaged or different.
     """
 
@@ -75,16 +75,16 @@ class ParquetSource:
     def _rows(
         self, file: pq.ParquetFile, first: int, start: int
     ) -> Iterator[tuple[str, bytes | UnreadableImage]]:
-        """The rows of one part, which begins at row ``first``, without those before ``start``."""
+        """The rows from ``start`` on of one part, which begins at row ``first``."""
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if first + rows <= start:
                 first += rows
                 continue
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=self._columns):
-                wanted = batch.slice(max(start - first, 0))
+                rest = batch.slice(max(start - first, 0))
                 first += len(batch)
-                yield from zip(self._names(wanted, first), self._contents(wanted), strict=True)
+                yield from zip(self._names(rest, first), self._contents(rest), strict=True)
 
     def _names(self, batch: pa.RecordBatch, stop: int) -> list[str]:
         if self._has_names:
@@ -101,7 +101,7 @@ class ParquetSource:
 
     @cached_property
     def _has_names(self) -> bool:
-        """Whether every row has a safe name of its own; reads the names alone, of all parts."""
+        """Whether every row has a safe, distinct name; reads only the names, of all parts."""
         if not self._names_at:
             return False
         pieces = []
@@ -116,14 +116,14 @@ class ParquetSource:
 
 
 def holds_images(part: Path, column: str | None) -> bool:
-    """Whether a column of the file, or the one named, has encoded images."""
+    """Whether ``column``, or any column of the file, has encoded images."""
     with parquet_file(part) as file:
         fields = [f for f in file.schema_arrow if column is None or f.name == column]
     return any(_holds_images(field.type) for field in fields)
 
 
 def _image_column(schema: pa.Schema, column: str | None, part: Path) -> str:
-    """The column of encoded images. Raises DataError if it is unclear which one that is."""
+    """The column of encoded images. Raises DataError if it is unclear which one it is."""
     candidates: list[str] = [field.name for field in schema if _holds_images(field.type)]
     if column is None and "image" in candidates:
         column = "image"

@@ -1,4 +1,4 @@
-"""What the sources share: the errors of damaged files, fingerprints, and chunks of a stream."""
+"""What sources share: errors for damaged files, fingerprints, and chunks of a stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..errors import DataError, UnreadableImage
 from .decode import decode_all
 from .images import Chunk, Shard
 
-PIECE = 2**20  # bytes of a Parquet file's column that are read at a time
+COLUMN_BYTES_AT_ONCE = 2**20  # of a Parquet file
 # What zipfile, tarfile, NumPy and gzip were seen to raise for damaged files.
 _ERRORS = (
     OSError,
@@ -50,14 +50,14 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
-    """The file for the body; damage, seen now or in the body, is raised as ``reading`` does.
+    """The open file; damage that shows now or in the body raises a DataError as in ``reading``.
 
-    Column chunks are read a piece at a time: one of plain bytes is as large as its row group, and
-    the pages of a map would count as memory of the process.
+    Column chunks are read piece by piece: one of plain bytes is as large as its row group, and the
+    pages of a map would count as memory of the process.
     """
     with reading(path):
         try:
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=PIECE) as file:
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=COLUMN_BYTES_AT_ONCE) as file:
                 yield file
         except pa.ArrowException as error:
             raise ValueError(str(error)) from error
@@ -70,7 +70,7 @@ def fingerprint(kind: str, files: Iterator[tuple[str, Path]]) -> str:
         try:
             status = path.stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError as error:  # a file that is gone is a state, too; reading it will name it
+        except OSError as error:  # a file that is gone is a state, too; reading it raises
             state = f"errno {error.errno}"
         digest.update(name.encode("utf-8", "surrogateescape") + f"\0{state}\0".encode())
     return digest.hexdigest()
@@ -87,7 +87,7 @@ def chunks_of(
 
 
 def shards_of(files: list[Path], ends: list[int]) -> list[Shard]:
-    """The shards of a dataset in several files; one file is one dataset and has none."""
+    """The shards of a dataset in several files; a single file has none."""
     if len(files) == 1:
         return []
     return [Shard(file.name, stop) for file, stop in zip(files, ends, strict=True)]

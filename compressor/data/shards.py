@@ -16,8 +16,8 @@ from .reading import fingerprint
 class ShardedSource:
     """The images of ``files``, paths below ``folder``, one file after the other.
 
-    open_one: opens one of them. An image is named by its file and its name in there; a chunk may
-    have images of several files. Raises DataError if .npy files are not all of one shape.
+    open_one: opens one of them. An image's name is its file's, then its own in that file; a chunk
+    may have images of several files. Raises DataError if .npy files are not all of one shape.
     """
 
     columns = None
@@ -50,7 +50,7 @@ class ShardedSource:
         return fingerprint("shards", ((file, self._folder / file) for file in self._files))
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
-        first, held = 0, list[Chunk]()  # of files before, too few for a chunk
+        first, held = 0, list[Chunk]()  # of earlier files, too few for a chunk
         for number, file in enumerate(self._files):
             source = self._open(file)
             skipped = max(0, start - first)
@@ -75,12 +75,12 @@ class ShardedSource:
 
 
 def _after(source: Source, size: int, start: int) -> Iterator[Chunk]:
-    """Its chunks from ``start`` on, opened when they are asked for."""
+    """The source's chunks from ``start`` on, opened only when they are needed."""
     yield from source.chunks(size, start)
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:
-    """One chunk of several that follow each other."""
+    """One chunk made of several consecutive ones."""
 
     def load() -> Iterator[Images]:
         return chain.from_iterable(chunk.load() for chunk in chunks)

@@ -1,4 +1,4 @@
-"""Where images and vectors go: PNG files, one .npy array, a table; whole or absent."""
+"""Where images and vectors go: PNG files, one .npy array, a table; complete or absent."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .images import Pixels, Rows, Sink
 from .names import is_unsafe
 from .npy import GrowingNpy
 
-# Level 1 writes photos three times as fast as Pillow's default of 6 and 2% larger.
-COMPRESS_LEVEL = 1
+# Writes photos three times as fast as Pillow's default of 6, and 2% larger.
+PNG_LEVEL = 1
 ROW_GROUP_BYTES = 2**24
 
 _FEATURES = {"path": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}}
 _SCHEMA = pa.schema(
     [("path", pa.string()), ("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))],
-    # The datasets library decodes the column image when it finds this.
+    # With this the datasets library decodes the column image.
     {"huggingface": json.dumps({"info": {"features": _FEATURES}})},
 )
 
@@ -52,13 +52,14 @@ def open_sink(
     With ``force`` a file is replaced at the end; in a folder that exists, new files replace those
     of the same name and all others stay. Raises OutputError if ``path`` exists and ``force`` is
     not given, if it cannot be written, or if images do not fit into one array; ArchiveError for a
-    name that leads out of the folder; ConfigError for a file that is none for such data.
+    name that leads out of the folder; ConfigError for a kind of file that does not accept such
+    data.
     """
     suffix = path.suffix.lower()
     if vectors and suffix not in (".npy", ".csv", ".parquet"):
-        raise ConfigError(f"-o {path}: vectors are written as .npy, .csv or .parquet")
+        raise ConfigError(f"{path}: vectors are written as .npy, .csv or .parquet")
     if suffix == ".csv" and not vectors:
-        raise ConfigError(f"-o {path}: images are written as .npy, .parquet or a folder of PNG")
+        raise ConfigError(f"{path}: images are written as .npy, .parquet or a folder of PNG")
     with ExitStack() as stack:
         sink: _NpySink | _ParquetSink | _FolderSink | _TableSink
         if suffix == ".npy":
@@ -98,7 +99,7 @@ def encode_png(pixels: Pixels) -> bytes:
     """(H, W, C) uint8, C in 1, 3, 4, as the bytes of a PNG file, quickly."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=COMPRESS_LEVEL)
+    image.save(file, "PNG", compress_level=PNG_LEVEL)
     return file.getvalue()
 
 
@@ -121,7 +122,7 @@ class _NpySink:
             if image.shape != self._shape:
                 raise OutputError(
                     f"{name} is {image.shape}, the images before it are {self._shape}, and an .npy "
-                    "has images of one size; write to a folder or a .parquet file instead"
+                    "takes images of one size; write to a folder or a .parquet file instead"
                 )
         if self._file is not None and pixels:
             rows = np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
@@ -137,7 +138,7 @@ class _NpySink:
         return self._stack.enter_context(GrowingNpy(self._path, row_shape, dtype))
 
     def _check_space(self, needed: int) -> None:
-        """Better now than hours later."""
+        """Raises OSError now instead of hours later."""
         free = shutil.disk_usage(self._path.parent).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
@@ -148,7 +149,7 @@ class _TableSink:
 
     def __init__(self, path: Path, suffix: str, spec: VectorSpec, stack: ExitStack) -> None:
         columns = spec.columns or tuple(f"c{number}" for number in range(spec.length))
-        # All but the last are what a table's names are read from.
+        # All but the last are columns that names are read from (vectors.NAME_COLUMNS).
         names = ("name", "path", "filename", "id", "row_name")
         name = next(n for n in names if n not in columns)
         self._schema = pa.schema(
@@ -167,12 +168,12 @@ class _TableSink:
             self._writer.write_table(pa.table([pa.array(names), *columns], self._schema))
 
     def finish(self) -> None:
-        """Every row is written."""
+        """Every row is written already."""
 
 
 class _ParquetSink:
     def __init__(self, path: Path, stack: ExitStack) -> None:
-        # PNGs do not shrink any further, and statistics would copy them into the footer.
+        # PNGs are compressed already, and statistics would copy them into the footer.
         self._writer = stack.enter_context(
             pq.ParquetWriter(
                 path,
@@ -194,7 +195,7 @@ class _ParquetSink:
                 self.finish()
 
     def finish(self) -> None:
-        """Writes a row group of what has gathered."""
+        """Writes the rows that are held as a row group."""
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, _SCHEMA))
             self._rows, self._bytes = [], 0
@@ -219,4 +220,4 @@ class _FolderSink:
                 file.write(png)
 
     def finish(self) -> None:
-        """Every file is written."""
+        """Every file is written already."""

@@ -1,4 +1,4 @@
-"""Opens whatever holds images or vectors: the one door for every verb's DATA."""
+"""Opens whatever holds images or vectors: the DATA of every verb."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ WANTED = (
 def open_source(
     location: str | Path | npt.NDArray[Any] | ArraySource, columns: Sequence[str] | None = None
 ) -> Source:
-    """The images or vectors in a folder, a file or an array; read from the front, once.
+    """The images or vectors in a folder, a file or an array; read from front to end, once.
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
     files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
     uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
-    than uint8; an ``ArraySource`` is one whose columns have names. A folder that holds images is
-    read as such, whatever else is in it; else its Parquet, .tar or .npy files are, one after the
-    other. ``columns``: those that a model takes, in its order; a table has to have them, what it
-    has beside them is left out.
+    than uint8; an ``ArraySource`` is one whose columns have names. In a folder the images are read,
+    whatever else is there; without images its Parquet, .tar or .npy files, one after the other.
+    ``columns``: those that a model takes, in its order; a table must have them, and others are left
+    out.
 
-    Raises DataError, saying what is wanted, if it does not exist, cannot be read, is empty or
-    holds something else.
+    Raises DataError, saying what to give, if it does not exist, cannot be read, is empty or holds
+    something else.
     """
     if isinstance(location, ArraySource):
         return location
@@ -62,9 +62,7 @@ def open_source(
     if name.endswith(".csv"):
         return TableSource(path, CsvTable(path), key, columns)
     if key is not None:
-        raise DataError(
-            f"{path} has no parts to name with ::{key}; only .npz, Parquet and .csv have"
-        )
+        raise DataError(f"{path} has no parts to name by ::{key}; only .npz, Parquet and .csv do")
     if name.endswith(".npy"):
         return open_npy(path)
     if name.endswith(TAR_SUFFIXES):
@@ -77,7 +75,7 @@ def open_source(
 
 
 def _split(location: str) -> tuple[Path, str | None]:
-    """A path, and what stands behind ``::`` if that is not part of the path itself."""
+    """A path, and what follows ``::`` unless that is part of the path itself."""
     front, mark, key = location.rpartition("::")
     if not mark or Path(location).exists():
         return Path(location), None

@@ -1,7 +1,7 @@
 """Tables of numbers as sources of vectors: CSV and Parquet, streamed.
 
-The numbers of a row are its vector. A column named path, name, filename or id gives the rows their
-names and is no part of it; nor is an index that pandas wrote along.
+The numbers of a row are its vector. A column named path, name, filename or id names the rows and is
+not part of the vector; nor is an index column that pandas has written.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from .images import Chunk, Group, Images, Shard
 from .names import UNSAFE, row_names
 from .reading import fingerprint, parquet_file, reading, shards_of
 
-# The last two are what pandas calls an index without a name, in CSV and in Parquet.
+# The last two are pandas' names for an unnamed index, in CSV and in Parquet.
 NAME_COLUMNS = ("path", "name", "filename", "id", "", "__index_level_0__")
 ROWS_AT_ONCE = 4096  # of Parquet
 CSV_BLOCK = 2**22  # bytes; no line may be longer
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-NAMES_LISTED = 8  # in a message
+MAX_NAMES_LISTED = 8  # in a message
 NUMBERS, LISTS, CELLS = "numbers", "lists of numbers", "text"  # kinds of columns
 
 
 class Table(Protocol):
     """A table on disk.
 
-    ``kinds`` has its columns: NUMBERS, LISTS, CELLS of a CSV that are mostly none, or another type.
+    ``kinds`` maps its columns to NUMBERS, LISTS, CELLS (a CSV's that are mostly not numbers) or
+    another type.
     """
 
     files: list[Path]
@@ -47,15 +48,15 @@ class Table(Protocol):
         """How many rows there are."""
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows from the front, these columns alone."""
+        """All rows in order, with only these columns."""
 
 
 class TableSource:
     """The rows of a table as float32 vectors.
 
-    key: the columns to take, with commas between them, or one column of lists of numbers. wanted:
-    the columns that a model takes, in its order. Without either: all columns of numbers, or the
-    only one of lists. Raises DataError, naming the column, if it is unclear or missing.
+    key: the columns to take, separated by commas, or one column of lists of numbers. wanted: the
+    columns that a model takes, in its order. Without either: all columns of numbers, or the only
+    one of lists. Raises DataError, naming the column, if one is missing or not of numbers.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class TableSource:
 
     @cached_property
     def _length(self) -> int:
-        """Of the lists: that of the first one that is not missing."""
+        """The lists' length: that of the first that is not missing or empty."""
         for batch in self._table.batches(self._chosen):
             for value in batch.column(0):
                 if value.is_valid and len(value):
@@ -126,7 +127,7 @@ class TableSource:
 
     @cached_property
     def _names_and_count(self) -> tuple[pa.ChunkedArray | None, int]:
-        """The names, where every row has a safe one of its own, and the number of rows."""
+        """The names, None unless every row has a safe and distinct one; and the number of rows."""
         total = self._table.count()
         if not total:
             raise DataError(f"{self.location} has no rows; give a table with at least one")
@@ -137,7 +138,7 @@ class TableSource:
                 batch.column(0).cast(pa.string())
                 for batch in self._table.batches([self._name_column])
             ]
-        except pa.ArrowException:  # no text, and nothing that can be written as such
+        except pa.ArrowException:  # neither text nor convertible to it
             return None, total
         names = pa.chunked_array(pieces)
         unsafe = pc.any(pc.match_substring_regex(names, UNSAFE)).as_py()
@@ -174,7 +175,7 @@ class CsvTable:
         convert = pyarrow.csv.ConvertOptions(
             include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
         )
-        # Without threads its errors name the row; the rest of the work has threads of its own.
+        # Without threads, Arrow's errors name the row; other work runs in other threads anyway.
         read = pyarrow.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
         with reading(path):
             try:
@@ -221,7 +222,7 @@ class ParquetTable:
 def vectors(
     names: list[str], values: npt.NDArray[Any], columns: Sequence[str] | None = None
 ) -> Images:
-    """Rows (n, D) of any type as float32; those with a value that is not finite are named."""
+    """Rows (n, D) of any type as float32; those with a value that is not finite are unreadable."""
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(values, np.float32)
     finite = np.isfinite(values)
@@ -267,7 +268,7 @@ def _columns(
         if column not in kinds:
             raise DataError(f"{location} has no column {column!r}; it has {', '.join(kinds)}")
         if wanted is not None and kinds[column] == CELLS:
-            continue  # the model knows better: rows whose cell is no number are unreadable
+            continue  # a model takes it as numbers: rows with other cells are unreadable
         if kinds[column] != NUMBERS and (kinds[column] != LISTS or len(chosen) > 1):
             raise DataError(
                 f"{location}: the column {column!r} is {kinds[column]}, not numbers; leave it out, "
@@ -298,12 +299,12 @@ def _double(names: Sequence[str]) -> str | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_LISTED
-    return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES_LISTED
+    return ", ".join(names[:MAX_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _kind_of_cells(cells: pa.Array) -> str:
-    """Numbers, if most of what the cells hold are numbers, or they hold nothing."""
+    """NUMBERS if at least half of the cells that are not missing are numbers, else CELLS."""
     missing = pa.array(pyarrow.csv.ConvertOptions().null_values)
     held = cells.filter(pc.invert(pc.is_in(pc.utf8_trim_whitespace(cells), missing)))
     numbers = np.isfinite(_numbers(held)).sum()
@@ -325,14 +326,14 @@ def _kind_of_type(kind: pa.DataType) -> str:
 
 def _rows(piece: pa.RecordBatch) -> npt.NDArray[np.float64]:
     """(n, columns) float64."""
-    if len(set(piece.schema.types)) == 1:  # at once: a call costs more than some hundred cells
+    if len(set(piece.schema.types)) == 1:  # at once: a call costs more than a few hundred cells
         together = _numbers(pa.concat_arrays(piece.columns))
         return together.reshape(piece.num_columns, piece.num_rows).T
     return np.stack([_numbers(column) for column in piece.columns], 1)
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.float64]:
-    """A column as float64, NaN for what is missing or no number."""
+    """A column as float64, NaN where a cell is missing or not a number."""
     if pa.types.is_string(column.type):
         text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
         number = pc.if_else(pc.match_substring_regex(text, NUMBER), text, None)

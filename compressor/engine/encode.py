@@ -33,22 +33,22 @@ def encode(
     The Parquet file has the columns path and code (a list of int32, in C order) and takes images
     of any size; an .npy takes images of the size trained on, a row for each readable one in order.
 
-    Gives images, unreadable, code_shape, seconds, device. Raises CompressorError.
+    Returns images, unreadable, code_shape, seconds, device. Raises CompressorError.
     """
     output = Path(output)
     if output.suffix not in (".npy", ".parquet"):
-        raise ConfigError(f"-o {output}: codes are written as .npy or .parquet")
+        raise ConfigError(f"{output}: codes are written as .npy or .parquet")
     refuse_input(output, data, model)
     refuse_existing(output, force)
     job = Job("encode", data, model, device)
 
     def work(images: Images) -> dict[int, Codes]:
         """The code of each readable image, by its position."""
-        found: dict[int, Codes] = {}
+        by_position: dict[int, Codes] = {}
         for group in images.groups:
             codes = job.engine.encode(group.pixels)
-            found |= zip(group.positions.tolist(), codes, strict=True)
-        return found
+            by_position |= zip(group.positions.tolist(), codes, strict=True)
+        return by_position
 
     with (
         atomic_file(output, force) as temporary,
@@ -77,8 +77,8 @@ class _NpyCodes:
         for name, code in zip(names, codes, strict=True):
             if code.shape != self._shape:
                 raise ConfigError(
-                    f"{name} has a code of {code.shape}, an .npy holds codes of {self._shape} "
-                    "alone: write a .parquet"
+                    f"{name} has a code of {code.shape}, and an .npy holds only codes of "
+                    f"{self._shape}: write a .parquet"
                 )
         if codes:
             self._file.append(np.stack(codes))

@@ -23,16 +23,16 @@ GPU_CALLS = 2  # one computes while the next one's input is copied
 
 
 def batch_size(height: int, width: int) -> int:
-    """Images in a batch: a function of the size alone, so that answers never depend on the job."""
+    """Images in a batch: depends only on their size, so that answers never depend on the job."""
     fitting = max(1, PIXELS_PER_BATCH // (height * width))
     return min(MAX_BATCH, 1 << (fitting.bit_length() - 1))
 
 
 class Graphs(Protocol):
-    """What an engine needs of a model: ``Model`` is one.
+    """What an engine needs of a model; ``Model`` has it.
 
-    code: the shape of codes, the stride and the halo; read: gives the bytes of ``encoder.onnx`` and
-    so on.
+    code: the shape of codes, the stride and the halo; read: returns the bytes of ``encoder.onnx``
+    and so on.
     """
 
     @property
@@ -44,12 +44,13 @@ class Graphs(Protocol):
 class Engine:
     """Runs a model's encoder, decoder and scorer; sessions are made when first needed.
 
-    All calls may come from several threads. A batch shorter than the constant size is padded with
-    zeros, so an image's answer does not depend on the images beside it, and shapes never change.
+    All methods may be called from several threads. A shorter batch is padded with zeros to the
+    constant size, so that an image's answer does not depend on its neighbours, and shapes never
+    change.
 
     Where the model has a stride, images may have any size from 1x1 on: the graphs see the last row
-    and column repeated up to a multiple of the stride, and what comes out is cropped. Images of
-    more than MAX_PIXELS go through in tiles if the model's halo is known.
+    and column repeated up to a multiple of the stride, and their answer is cropped. Images of more
+    than MAX_PIXELS go through in tiles if the model's halo is known.
     """
 
     def __init__(self, model: Graphs, device: str | Device = "auto") -> None:
@@ -70,7 +71,7 @@ class Engine:
             return self._codes(pixels)
         codes = np.empty((len(pixels), *code.shape_for(*size)), np.int32)
         for tile in parts:
-            codes[tile.own.codes] = self._codes(pixels[tile.window.pixels])[tile.within.codes]
+            codes[tile.kept.codes] = self._codes(pixels[tile.window.pixels])[tile.within.codes]
         return codes
 
     def decode(self, codes: Codes, height: int, width: int) -> Rows:
@@ -89,46 +90,49 @@ class Engine:
             part = self._decoded(codes[tile.window.codes], *tile.window.size)
             if pixels is None:
                 pixels = np.empty((len(codes), height, width, part.shape[3]), part.dtype)
-            own = pixels[tile.own.pixels]  # shorter than the tile's, where that was padding
-            own[:] = part[tile.within.pixels][:, : own.shape[1], : own.shape[2]]
+            kept = pixels[tile.kept.pixels]  # without the padding that the tile may end in
+            kept[:] = part[tile.within.pixels][:, : kept.shape[1], : kept.shape[2]]
         assert pixels is not None
         return pixels
 
     def score(self, pixels: Rows) -> dict[str, npt.NDArray[np.float32]]:
         """Images or vectors -> each score (N,), and error_map (N, H, W) or (N, D); float32, raw.
 
-        l2 is the mean over an image's own pixels. Other scores see its padding, too, and of an
+        l2 is the mean over an image's own pixels. Other scores include its padding, and for an
         image in tiles they are the mean of the tiles' scores, weighted by the pixels kept of each.
-        A vector so far out that the network's numbers overflow has the score infinity.
+        An input on which the network's numbers overflow scores infinity: NaN becomes infinity.
         """
         if self._model.code.stride is None:
             answers = self._run("scorer", pixels, size_of(pixels.shape[1:]))
         else:
             answers = self._score_any_size(pixels, self._model.code.stride)
         for name, scores in answers.items():
-            if name != "error_map" and np.isnan(scores).any():  # infinity - infinity on the way
+            if name != "error_map" and np.isnan(scores).any():  # from infinity - infinity
                 answers[name] = np.where(np.isnan(scores), np.float32(np.inf), scores)
         return answers
 
     def further(self, pixels: Rows) -> dict[str, npt.NDArray[np.float32]]:
-        """Further scores (N,), hidden_differences (N, K); padded, and in tiles, as in ``score``."""
+        """The outputs of further.onnx: scores (N,) and hidden_differences (N, K), float32.
+
+        Padding and tiles are as in ``score``.
+        """
         size, stride = size_of(pixels.shape[1:]), self._model.code.stride
         if stride is None:
             return self._run("further", pixels, size)
         return self._averaged("further", padded(pixels, stride), tiles(self._model.code, *size))
 
     def _averaged(self, graph: str, pixels: Rows, parts: Sequence[Tile]) -> dict[str, Any]:
-        """What a graph says of padded images: the mean over tiles, but of the whole error_map."""
+        """A graph's answers for padded images: scores are means over tiles, error_map is whole."""
         if len(parts) == 1:
             return self._run(graph, pixels, parts[0].window.size)
         error_map = np.empty(pixels.shape[:3], np.float32)
         answers: dict[str, Any] = {}
         for tile in parts:
-            told = self._run(graph, pixels[tile.window.pixels], tile.window.size)
-            if "error_map" in told:
-                error_map[tile.own.pixels] = told.pop("error_map")[tile.within.pixels]
-            share = math.prod(tile.own.size) / math.prod(pixels.shape[1:3])
-            for name, scores in told.items():
+            of_tile = self._run(graph, pixels[tile.window.pixels], tile.window.size)
+            if "error_map" in of_tile:
+                error_map[tile.kept.pixels] = of_tile.pop("error_map")[tile.within.pixels]
+            share = math.prod(tile.kept.size) / math.prod(pixels.shape[1:3])
+            for name, scores in of_tile.items():
                 answers[name] = answers.get(name, 0.0) + share * scores.astype(np.float64)
         answers = {name: scores.astype(np.float32) for name, scores in answers.items()}
         return {**answers, "error_map": error_map}
@@ -153,7 +157,7 @@ class Engine:
         return decoded[0]
 
     def session(self, graph: str) -> ort.InferenceSession:
-        """The session of encoder, decoder or scorer; raises ModelError or DeviceError."""
+        """The session of encoder, decoder, scorer or further; raises ModelError or DeviceError."""
         with self._lock:
             if graph not in self._sessions:
                 self._sessions[graph] = self.device.session(self._model.read(f"{graph}.onnx"))

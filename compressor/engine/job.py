@@ -1,4 +1,4 @@
-"""A dataset on its way through a model: what encode, compress, score and calibrate share."""
+"""A dataset going through a model: what encode, compress, score and calibrate share."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
 
-SKIPPED_TOLD = 20  # inputs that are named at once; a table may have many
+MAX_SKIPPED_LOGGED = 20  # inputs that the log names; a table may have many more
 
 
 class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
 
-    chunk: images that go through together; images: how many went through so far; unreadable: the
-    others.
+    chunk: images that are worked on together; images: how many are done; unreadable: the skipped.
     """
 
     def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
@@ -42,7 +41,7 @@ class Job:
         log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
-        """Raises DataError if no row can fit the model, before each of them is named for it."""
+        """Raises DataError if no row can fit the model, instead of skipping them one by one."""
         if self.source.shape is not None:
             try:
                 self.model.spec.check(self.source.shape)
@@ -57,8 +56,8 @@ class Job:
     ) -> Iterator[tuple[Images, Result]]:
         """Yields each piece of each chunk and ``work(piece)``, in order, from image ``start`` on.
 
-        ``work`` runs in several threads and sees only images that fit the model; what is yielded
-        has their names, and no pixels. Raises DataError at the end if there was none.
+        ``work`` runs in several threads and sees only images that fit the model; the pieces that
+        are yielded have names but no pixels. Raises DataError at the end if no image fitted.
         """
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
@@ -67,13 +66,13 @@ class Job:
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
             done, results = start - chunk.start, []
-            for images in chunk.load():  # a piece goes before the next is decoded
+            for images in chunk.load():  # a piece is freed before the next is decoded
                 if len(images.names) > done:
                     results.append(work_on(images.without_first(done) if done > 0 else images))
                 done -= len(images.names)
             return results
 
-        # From a chunk's first image on, for pieces to end where they did in the earlier run.
+        # From a chunk's first image on, so that pieces end where they did in the earlier run.
         chunks = self.source.chunks(self.chunk, start - start % self.chunk)
         with Progress(self._verb, self.source.count(), start=start, shown=progress) as bar:
             for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
@@ -85,7 +84,7 @@ class Job:
             raise self.nothing()
 
     def nothing(self) -> DataError:
-        """The error for data of which nothing can be used."""
+        """The error for data without a usable image."""
         first = self.unreadable.first[:1]
         reason = f"; the first: {' '.join(first[0])}" if first else ""
         kind = self.model.spec.kind
@@ -93,12 +92,12 @@ class Job:
 
     def skip(self, images: Images) -> None:
         """Notes the unreadable ones, and names the first few in the log."""
-        told = self.unreadable.count
+        before = self.unreadable.count
         more = [(images.names[at], reason) for at, reason in sorted(images.unreadable.items())]
         self.unreadable = self.unreadable.plus(more)
-        for name, reason in more[: max(0, SKIPPED_TOLD - told)]:
+        for name, reason in more[: max(0, MAX_SKIPPED_LOGGED - before)]:
             log.warning("skipped %s: %s", name, reason)
-        if told <= SKIPPED_TOLD < self.unreadable.count:
+        if before <= MAX_SKIPPED_LOGGED < self.unreadable.count:
             log.warning("skipped more; the summary names the first %s", f"{MAX_NAMED:,}")
 
     def summary(self) -> dict[str, Any]:
@@ -112,7 +111,7 @@ class Job:
 
 
 def fitting(images: Images, spec: DataSpec) -> Images:
-    """The same images, those that do not fit the model among the unreadable ones."""
+    """The same images; those that do not fit the model become unreadable."""
     groups, unreadable = [], dict(images.unreadable)
     for group in images.groups:
         try:

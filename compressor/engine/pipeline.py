@@ -1,9 +1,9 @@
-"""Work on chunks side by side, results in order, with a bounded number under way.
+"""Work on chunks in parallel, results in order, with a bounded number of chunks at a time.
 
 Each worker thread takes a chunk through all of its stages: decode, infer, code. Decoders, ONNX
-Runtime and encoders let go of the interpreter's lock, so one chunk's decoding overlaps another's
-inference and the consumer's writing. At most ``workers`` + AHEAD chunks exist at a time, whatever
-the size of the dataset.
+Runtime and encoders release the interpreter's lock, so one chunk's decoding overlaps another's
+inference and the consumer's writing. At most ``workers`` + CHUNKS_AHEAD chunks exist at a time,
+whatever the size of the dataset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..spec import DataSpec
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 2  # finished or waiting chunks beside those being worked on
+CHUNKS_AHEAD = 2  # finished or waiting, beside those being worked on
 CHUNK_IMAGES = 256
 
 
@@ -34,10 +34,10 @@ def worker_count() -> int:
 def chunk_size(spec: DataSpec, source: Source) -> int:
     """Inputs in a chunk: at most 256, and at most 64 MiB if they are like the first one.
 
-    Where others are larger, a chunk comes in several pieces of such a size.
+    Where others are larger, a chunk is loaded in several pieces of at most 64 MiB.
     """
     elements = spec.elements
-    if spec.stride is not None:  # any size: ask the data
+    if spec.stride is not None:  # any size: look at the data
         first = next(iter(source.chunks(1)), None)
         for group in next(first.load()).groups if first else ():
             elements = max(elements, group.pixels[0].size)
@@ -49,8 +49,8 @@ def in_order(
 ) -> Iterator[Result]:
     """Yields work(item) for each item in order.
 
-    An error in ``items``, in ``work`` or in the consumer ends the whole: what waits is cancelled,
-    what runs is waited for, and the error is raised here.
+    An error in ``items``, in ``work`` or in the consumer ends it all: waiting work is cancelled,
+    running work is awaited, and the error is raised here.
     """
     workers = workers or worker_count()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="compressor")
@@ -58,7 +58,7 @@ def in_order(
     try:
         for item in items:
             pending.append(pool.submit(work, item))
-            if len(pending) >= workers + AHEAD:
+            if len(pending) >= workers + CHUNKS_AHEAD:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

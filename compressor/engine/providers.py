@@ -1,4 +1,4 @@
-"""Which ONNX Runtime execution provider runs a graph; one that cannot be had is an error."""
+"""Which ONNX Runtime execution provider runs a graph; an unavailable one is an error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 DEVICES = ("auto", *PROVIDERS)
-_AUTO_ORDER = ("cuda", "cpu")  # the others are for those who ask for them by name
+_AUTO_ORDER = ("cuda", "cpu")  # the others are used only by name
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # HEURISTIC: no tuning run for every new shape. TF32 would change scores in the third digit.
+    # HEURISTIC: no tuning run for each new shape. TF32 would change scores in the third digit.
     "cuda": {
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
@@ -82,12 +82,12 @@ def choose_device(name: str = "auto") -> Device:
 def _session(name: str, graph: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # Parallelism comes from running batches side by side: results then do not depend on the
-    # number of threads, and no core waits for another inside an operator.
+    # Batches run in parallel, not operators: results do not depend on the number of threads, and
+    # no core waits for another inside an operator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     providers: list[Any] = [(PROVIDERS[name], _OPTIONS.get(name, {}))]
-    if name == "tensorrt":  # what TensorRT does not take may run in CUDA, never on the CPU
+    if name == "tensorrt":  # operators that TensorRT lacks may run in CUDA, never on the CPU
         providers.append((PROVIDERS["cuda"], _OPTIONS["cuda"]))
     if name != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -117,7 +117,9 @@ def _load_nvidia(name: str) -> None:
             f"{name} cannot be used: there is no NVIDIA driver ({driver} cannot be loaded)"
         ) from error
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # it prints the libraries that it does not find
             ort.preload_dlls()
 
 

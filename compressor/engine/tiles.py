@@ -1,8 +1,8 @@
-"""Images of any size, for graphs that take multiples of a stride and few enough pixels at once.
+"""Images of any size, for graphs that take multiples of a stride and a limited number of pixels.
 
-A large image goes through a graph in tiles. Each takes its surroundings along, a *halo* of as many
-code elements as can change it, so that what is kept of it is what the whole image would give, but
-for float noise. Lengths here are in code elements, each of which stands for stride x stride pixels.
+A large image goes through a graph in tiles. Each includes its surroundings, a *halo* of as many
+code elements as can change it, so that what is kept of it equals the answer for the whole image,
+up to float noise. Lengths are in code elements, each of which stands for stride x stride pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..data.images import Rows
 from ..spec import CodeSpec
 
 MAX_PIXELS = 2**20  # of an image, or a tile with its halo, that goes through a graph at once
-LEAST_TILE = 4  # halos along each side: less would be halo for the most part
+MIN_HALOS_PER_TILE = 4  # along each side: a smaller tile would be halo for the most part
 
 
 class Area(NamedTuple):
@@ -45,10 +45,10 @@ class Area(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """window: what goes through the graph; own: what is kept of it; within: own in the window."""
+    """window: what goes through the graph; kept: what is kept of it; within: kept in the window."""
 
     window: Area
-    own: Area
+    kept: Area
     within: Area
 
 
@@ -76,17 +76,17 @@ def tiles(code: CodeSpec, height: int, width: int) -> list[Tile]:
     ]
 
 
-def _tile_size(h: int, w: int, most: int, halo: int | None) -> tuple[int, int]:
-    """Of a tile with its halo: about ``most`` elements, as square as the image allows."""
-    if halo is None or h * w <= most:
+def _tile_size(h: int, w: int, elements: int, halo: int | None) -> tuple[int, int]:
+    """A tile with its halo: about ``elements`` of them, as square as the image allows."""
+    if halo is None or h * w <= elements:
         return h, w
-    side = max(math.isqrt(most), LEAST_TILE * halo, 1)
-    across = min(w, max(side, most // min(h, side)))
-    return min(h, max(side, most // across)), across
+    side = max(math.isqrt(elements), MIN_HALOS_PER_TILE * halo, 1)
+    across = min(w, max(side, elements // min(h, side)))
+    return min(h, max(side, elements // across)), across
 
 
 def _along(length: int, size: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Window, own and within along one axis; at an end a window moves in instead of shrinking."""
+    """Window, kept and within along one axis; at the ends windows move inwards, not shrink."""
     step = length if size == length else size - 2 * halo
     for first in range(0, length, step):
         last = min(first + step, length)

@@ -27,9 +27,9 @@ def encode(codes: Codes, prior: Tables) -> bytes:
 
 
 def encode_stages(stages: Sequence[Coded], prior: Tables) -> bytes:
-    """The payload of codes of which all ``stages`` are given."""
+    """The payload of codes, given as all their ``stages``."""
     coder = constriction.stream.stack.AnsCoder()
-    # The coder is a stack: what is to come out last goes in first.
+    # The coder is a stack: what comes out last goes in first.
     for stage, runs, symbols, escaped in reversed(stages):
         coder.encode_reverse(_halves(stage.columns[_places(escaped, stage)]), _HALF)
         for model, start, stop in reversed(_calls(runs, prior)):
@@ -40,8 +40,8 @@ def encode_stages(stages: Sequence[Coded], prior: Tables) -> bytes:
 def decode(payload: bytes, count: int, shape: tuple[int, ...], prior: Tables) -> Codes:
     """The codes, int32 (count, *shape), of a payload.
 
-    The time and memory it takes follow from ``count`` and ``shape``, not from the payload. Most
-    damage gives other codes: only a checksum finds it. Raises ArchiveError where it shows, and
+    Time and memory depend on ``count`` and ``shape``, not on the payload. Most damage merely
+    decodes to other codes, which only a checksum finds. Raises ArchiveError for damage that shows,
     ModelError if the prior has no tables for ``shape``.
     """
     codes = np.zeros((count, *shape), np.int32)
@@ -60,7 +60,7 @@ def decode(payload: bytes, count: int, shape: tuple[int, ...], prior: Tables) ->
         values += runs.spread(prior.lows)
         if runs.order is not None:
             values[runs.order] = values.copy()
-        columns = stage.columns  # what is put there is in the codes
+        columns = stage.columns  # a view: what is written here is in the codes
         np.add(values.reshape(columns.shape), stage.shift, out=columns)
         columns[_places(escaped, stage)] = _join(coder.decode(_HALF, 2 * len(escaped)))
     if not coder.is_empty():
@@ -69,7 +69,7 @@ def decode(payload: bytes, count: int, shape: tuple[int, ...], prior: Tables) ->
 
 
 def _calls(runs: Runs, prior: Tables) -> list[tuple[Any, int, int]]:
-    """Of each run the table, as constriction has it, and where its symbols start and stop."""
+    """For each run constriction's form of its table, and where its symbols start and stop."""
     models, stops = prior.entropy_models, np.cumsum(runs.lengths)
     starts = stops - runs.lengths
     places = zip(runs.tables.tolist(), starts.tolist(), stops.tolist(), strict=True)
@@ -77,7 +77,7 @@ def _calls(runs: Runs, prior: Tables) -> list[tuple[Any, int, int]]:
 
 
 def _places(flat: Integers, stage: Stage) -> tuple[Integers, Integers]:
-    """Elements and codes, for places in (K, N)."""
+    """Element and code numbers of flat places in (K, N)."""
     return np.divmod(flat, max(1, len(stage.values)))
 
 

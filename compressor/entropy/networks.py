@@ -1,4 +1,4 @@
-"""Runs hyper_encoder.onnx and hyper_decoder.onnx, what a hyperprior's tables are chosen with."""
+"""Runs hyper_encoder.onnx and hyper_decoder.onnx, which choose a hyperprior's tables."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import onnxruntime as ort
 
 from ..errors import ModelError
 
-POSITIONS = 2**17  # of a large code, at once
-IN_CACHES = 2**12  # of several small ones: what comes of these is read again soon
-LARGEST = 2**24  # float32 counts integers without gaps up to here
+MAX_POSITIONS = 2**17  # of a code that go through a network at once
+MAX_POSITIONS_IN_CACHE = 2**12  # of several small codes: their answer is read again soon
+MAX_EXACT_INTEGER = 2**24  # float32 counts integers without gaps up to here
 ENCODER, DECODER = "hyper_encoder.onnx", "hyper_decoder.onnx"
 Floats = npt.NDArray[np.float32]
 
 
 class OnnxNetworks:
     """hyperprior.Networks: for codes of ``channels`` and side information of ``side_channels``,
-    of which one position stands for ``reach`` x ``reach`` of the codes.
+    one position of which stands for ``reach`` x ``reach`` positions of the codes.
 
-    ``read`` gives a file by its name; hyper_encoder.onnx is asked for by who compresses alone.
-    Always on the CPU: what runs on GPUs may leave float32's exact integers (TF32, Winograd).
+    ``read`` returns a file by its name; hyper_encoder.onnx is read only for compression. Always on
+    the CPU: GPU kernels (TF32, Winograd) may not keep float32's integers exact.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OnnxNetworks:
         return out
 
     def expected(self, side: Floats, height: int, width: int) -> Floats:
-        """Locations, then levels, (N, 2 C, height, width), of v and a plane of ones."""
+        """Locations, then levels, (N, 2 C, height, width), from v and a plane of ones."""
         reach = self._reach
         out = np.empty((len(side), 2 * self._channels, height, width), np.float32)
         for images, top, bottom in self._pieces(len(side), *side.shape[2:]):
@@ -75,31 +75,31 @@ class OnnxNetworks:
         return out
 
     def _pieces(self, count: int, height: int, width: int) -> Iterator[tuple[slice, int, int]]:
-        """Some images and rows of v at a time, which bounds memory.
+        """Slices of images, and first and last row of v: few enough at a time to bound memory.
 
-        Each piece is given a row more of v above and below, as far as the networks see.
+        The caller adds one row of v above and below, which is as far as the networks see.
         """
-        rows = max(1, POSITIONS // (self._reach**2 * max(1, width)))
-        images = max(1, IN_CACHES // (self._reach**2 * max(1, height * width)))
+        rows = max(1, MAX_POSITIONS // (self._reach**2 * max(1, width)))
+        images = max(1, MAX_POSITIONS_IN_CACHE // (self._reach**2 * max(1, height * width)))
         for start in range(0, count, images):
             for top in range(0, height, rows):
                 yield slice(start, start + images), top, min(height, top + rows)
 
     def _answer(self, name: str, session: ort.InferenceSession, values: Floats) -> Floats:
-        """Integers; raises ModelError for a damaged graph."""
+        """Integers, in float32; raises ModelError for a damaged graph."""
         (given,) = session.get_inputs()
         try:
             (answer,) = session.run(None, {given.name: values})
         except Exception as error:  # see above
             raise ModelError(f"{name} cannot be run: {str(error).strip()[:200]}") from error
         whole = np.array_equal(answer, np.floor(answer))
-        if not whole or np.abs(answer).max(initial=0) > LARGEST:
-            raise ModelError(f"{name} gives what are no integers; take a good copy of the model")
+        if not whole or np.abs(answer).max(initial=0) > MAX_EXACT_INTEGER:
+            raise ModelError(f"{name} returned non-integers; take a good copy of the model")
         return np.asarray(answer, np.float32)
 
 
 def _put(name: str, place: Floats, answer: Floats) -> None:
-    """``answer`` may go on below ``place``, and to its right."""
+    """Copies ``answer`` to ``place``, less what extends below ``place`` or to its right."""
     if answer.ndim == 4:
         answer = answer[:, :, : place.shape[2], : place.shape[3]]
     if answer.shape != place.shape:

@@ -16,7 +16,7 @@ from ..errors import ModelError, TrainingError
 from .tables import INT32, MAX_SYMBOLS, TOTAL, Codes, Integers, Stage, Table, Tables, learn_table
 
 MAX_TABLES = 1 << 20
-MAX_ELEMENT_TABLES = 4096
+MAX_ELEMENT_TABLES = 4096  # of codes (C, h, w): with more elements there is a table a channel
 
 MAGIC = b"CPRI"
 VERSION = 1
@@ -26,8 +26,8 @@ HEADER = struct.Struct("<4sBBBB")  # magic, version, dimensions of shape, per el
 class Prior(Tables):
     """Tables for codes (K,) or (C, h, w), and which of them each code element uses.
 
-    ``shape`` is the shape learned on. ``tables`` are, in this order: one per code element of
-    ``shape`` if ``per_element``, then, for (C, h, w), one per channel, which serve every other
+    ``shape`` is the shape learned on. ``tables`` are, in this order: one for each code element of
+    ``shape`` if ``per_element``, then, for (C, h, w), one for each channel, which serve any other
     height and width.
     """
 
@@ -58,7 +58,7 @@ class Prior(Tables):
         if elements > MAX_ELEMENT_TABLES:
             return by_channel
         by_element = cls(shape, True, [*per_element, *channels])
-        # Minimum description length (Rissanen 1978): tables pay for their own bytes, or go.
+        # Minimum description length (Rissanen 1978): tables must save more than they take.
         return min(by_channel, by_element, key=lambda prior: prior._description_bits(codes))
 
     def _description_bits(self, codes: Codes) -> float:
@@ -93,7 +93,7 @@ class Prior(Tables):
 
     @classmethod
     def read(cls, reader: Reader) -> Prior:
-        """Takes a prior from the front of what ``reader`` has."""
+        """Takes a prior from the front of ``reader``."""
         magic, version, rank, per_element, zero = HEADER.unpack(reader.take(HEADER.size))
         if magic != MAGIC:
             raise ModelError("prior.bin holds no prior; take a good copy of the model")

@@ -10,7 +10,7 @@ from .tables import Tables
 
 
 def read_prior(content: bytes, read: Callable[[str], bytes]) -> Tables:
-    """The prior of prior.bin; ``read`` gives other files by name. ModelError for damaged ones."""
+    """The prior of prior.bin; ``read`` returns other files by name. ModelError if damaged."""
     if content[4:5] != bytes([hyperprior.VERSION]):
         return Prior.from_bytes(content)
     from .networks import OnnxNetworks  # ONNX Runtime takes 150 ms to import

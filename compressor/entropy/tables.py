@@ -1,6 +1,6 @@
-"""Integer probability tables: how often each of some consecutive integers comes, of 2**16.
+"""Integer probability tables: how often each of a range of integers occurs, out of 2**16.
 
-One symbol more, the last, is ESCAPE: it says that another integer follows in full, so that no
+The last symbol is ESCAPE: it says that an integer outside the range follows in full, so that no
 integer is impossible and none is ever clipped.
 """
 
@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 TOTAL = 1 << 16  # the frequencies of a table sum to this
 ESCAPE_BITS = 32  # an escaped integer in full
-SMOOTHING = 0.5  # of counts (Krichevsky & Trofimov 1981)
+SMOOTHING = 0.5  # added to every count (Krichevsky & Trofimov 1981)
 MAX_SYMBOLS = 4096  # of one table, ESCAPE included
 INT32 = np.iinfo(np.int32)
 
@@ -32,11 +32,11 @@ class Table(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Elements of codes that are coded together, by what is known of those before them.
+    """Elements of codes that are coded together, given the stages before them.
 
-    values: K elements of N codes, or what is sent ahead of these, (N, ...), without gaps. tables:
-    the number of each one's table, (K,) or, where it differs between codes, uint8 (K, N).
-    shift: what is subtracted first, 0 or (K, N).
+    values: K elements of N codes, or side information sent ahead of them, (N, ...), contiguous.
+    tables: the number of each element's table, (K,) or, where it differs between codes, uint8
+    (K, N). shift: what is subtracted first, 0 or (K, N).
     """
 
     values: Codes
@@ -50,7 +50,7 @@ class Stage(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """The order in which a stage is coded: one table after the other, for each call costs time.
+    """The order in which a stage is coded: table by table, since each call of the coder costs time.
 
     order: places in (K, N), None if they come as they are. tables: the table of each run, (R,);
     lengths: how many symbols it has.
@@ -70,7 +70,7 @@ class Runs(NamedTuple):
             return cls(None, tables[starts], np.diff(starts, append=len(tables)) * images)
         numbers = tables.ravel()
         order = np.argsort(numbers, kind="stable")  # of bytes: by radix
-        # Where each table begins is sought among the sorted: counting them takes 40 times as long.
+        # A binary search for where each table begins: counting takes 40 times as long.
         used = np.arange(int(numbers[order[-1]]) + 1)
         starts = np.searchsorted(numbers, used.astype(numbers.dtype), sorter=order)
         lengths = np.diff(starts, append=len(numbers))
@@ -78,11 +78,11 @@ class Runs(NamedTuple):
         return cls(order, used, lengths[used])
 
     def spread(self, of_tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """For each symbol what its table has."""
+        """For each symbol the value that its table has in ``of_tables``."""
         return np.repeat(of_tables[self.tables], self.lengths)
 
     def places(self, symbols: Integers) -> Integers:
-        """Places in (K, N), ascending, of symbols that are given by their places in this order."""
+        """Places in (K, N), ascending, of symbols given by their places in this order."""
         return symbols if self.order is None else np.sort(self.order[symbols])
 
 
@@ -97,7 +97,7 @@ class Coded(NamedTuple):
 
 
 class Tables:
-    """Some tables; what a prior codes with. A prior says in ``stages`` which are used where."""
+    """The tables that a prior codes with; its ``stages`` say which is used where."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
         self.tables = tables
@@ -108,11 +108,11 @@ class Tables:
     def stages(self, codes: Codes, known: bool = True) -> Iterator[Stage]:
         """The stages of codes (N, *shape), in order.
 
-        A stage depends on the values of earlier ones alone: a decoder, to whom the codes are not
+        A stage depends only on the values of earlier ones: a decoder, for which the codes are not
         ``known``, fills in ``values`` before it asks for the next. Raises ModelError if there are
         no tables for ``shape``.
         """
-        raise NotImplementedError  # a prior says it; tables alone are used nowhere
+        raise NotImplementedError  # priors implement it
 
     def coded(self, codes: Codes) -> list[Coded]:
         """The symbols of codes (N, *shape), stage by stage."""
@@ -123,7 +123,7 @@ class Tables:
         symbols = np.ravel(stage.columns - stage.shift)
         if runs.order is not None:
             symbols = symbols.take(runs.order)
-        # Differences wrap modulo 2**32: whatever is not in the table's range ends above it.
+        # Differences wrap modulo 2**32: unsigned, anything outside the range lies above it.
         symbols -= runs.spread(self.lows)
         escape = runs.spread(self.escape)
         beyond = np.flatnonzero(symbols.view(np.uint32) >= escape.view(np.uint32))
@@ -135,7 +135,7 @@ class Tables:
         return self.ideal_bits_of(self.coded(codes))
 
     def ideal_bits_of(self, stages: Iterable[Coded]) -> float:
-        """The same of codes of which all ``stages`` are given."""
+        """The same for codes given as all their ``stages``."""
         first, bits = self._bits_of_symbols
         total = 0.0
         for _, runs, symbols, _ in stages:
@@ -172,8 +172,8 @@ class Tables:
     def entropy_models(self) -> list[Any]:
         """constriction's form of each table.
 
-        With weights frequency * 2**8 - 1 its free weight is an integer and its scale exactly 1:
-        its cumulative table of total 2**24 is then 2**8 times that of the frequencies.
+        With weights frequency * 2**8 - 1 constriction's free weight is an integer and its scale
+        exactly 1: its cumulative table, of total 2**24, is then 2**8 times the frequencies'.
         """
         return [
             constriction.stream.model.Categorical(table.frequencies * 256.0 - 1.0, perfect=False)
@@ -189,13 +189,13 @@ def learn_table(values: Codes) -> Table:
 def table_of_counts(
     values: Integers, counts: npt.NDArray[Any], smoothing: float = SMOOTHING
 ) -> Table:
-    """The table for distinct, ascending values (n,) and how often each came: of some ranges, the
-    one whose code is the shortest.
+    """The table for distinct, ascending values (n,) and how often each occurred, over the range of
+    integers that gives the shortest code.
 
-    smoothing: occurrences that every symbol is given besides.
+    smoothing: what is added to every symbol's count.
 
-    Tried are ranges without 0, 1, 2, 4, 8... of the outermost occurrences: a wide range spends
-    probability on integers that never come, a narrow one on escapes.
+    The ranges tried leave out 0, 1, 2, 4, 8... of the outermost occurrences: a wide range spends
+    probability on integers that never occur, a narrow one on escapes.
     """
     total = int(np.cumsum(counts)[-1])  # as below: floating-point sums depend on their order
     candidates = []
@@ -209,7 +209,7 @@ def table_of_counts(
 
 def _narrowest_range(values: Integers, counts: npt.NDArray[Any], kept: float) -> tuple[int, int]:
     """The narrowest range with ``kept`` of the occurrences, and one integer more on each side:
-    what lies just outside is the likeliest to come."""
+    of those never seen, they are the likeliest."""
     upto = np.cumsum(counts)
     before = upto - counts
     last = np.searchsorted(upto, before + kept)
@@ -226,7 +226,7 @@ def _table_of_range(
     first, last = np.searchsorted(values, [low, high + 1])
     symbols = np.zeros(high - low + 2)
     symbols[values[first:last] - low] = counts[first:last]
-    symbols[-1] = max(0, counts.sum() - symbols.sum())  # of floats, a sum may be off
+    symbols[-1] = max(0, counts.sum() - symbols.sum())  # sums of floats may be a little off
     table = Table(low, to_frequencies(symbols, smoothing))
     bits = -np.log2(table.frequencies / TOTAL)
     bits[-1] += ESCAPE_BITS
@@ -234,7 +234,7 @@ def _table_of_range(
 
 
 def to_frequencies(counts: npt.NDArray[Any], smoothing: float = SMOOTHING) -> Integers:
-    """Frequencies >= 1 that sum to 2**16, from how often each symbol came, (n,).
+    """Frequencies >= 1 that sum to 2**16, from how often each symbol occurred, (n,).
 
     Frequencies keep 4 significant bits: that takes a third off the stored tables and adds about
     0.0003 bits to a symbol.
@@ -243,7 +243,7 @@ def to_frequencies(counts: npt.NDArray[Any], smoothing: float = SMOOTHING) -> In
     target = 1 + share * (TOTAL - len(counts))
     step = np.int64(1) << np.maximum(np.frexp(target)[1].astype(np.int64) - 4, 0)
     frequencies: Integers = np.floor(target / step).astype(np.int64) * step
-    # What rounding down left goes where it saves the most bits for each unit of frequency.
+    # What rounding down left over goes where a unit of frequency saves the most bits.
     gain = share * np.log1p(step / frequencies) / step
     order = np.argsort(-gain, kind="stable")
     raised = order[np.cumsum(step[order]) <= TOTAL - frequencies.sum()]

@@ -1,4 +1,4 @@
-"""A hyperprior's networks as ONNX graphs; the decoder's has exact integers, carried in float32."""
+"""A hyperprior's networks as ONNX graphs; the decoder computes exact integers in float32."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..bottleneck.hyperprior import (
-    EXACT,
+    MAX_EXACT_SUM,
+    MAX_HIDDEN,
     SIDE_UNIT,
     SLOPE,
-    TOP,
     HyperDecoder,
     HyperEncoder,
     Hyperprior,
 )
-from ..entropy.hyperprior import LARGEST_SIDE
+from ..entropy.hyperprior import MAX_SIDE_VALUE
 from ..errors import ExportError
 from .portable import IR_VERSION, OPSET, clean, refuse_unportable
 
 
 def export_hyperprior(prior: Hyperprior) -> dict[str, onnx.ModelProto]:
-    """hyper_encoder: code (N, C, h, w) -> side; hyper_decoder: side, with ones -> expected."""
+    """hyper_encoder: code (N, C, h, w) -> side; hyper_decoder: side and ones -> expected."""
     return {
         "hyper_encoder": _encoder(prior.encoder),
         "hyper_decoder": _decoder(prior.decoder),
@@ -80,20 +80,20 @@ def _encoder(encoder: HyperEncoder) -> onnx.ModelProto:
     chain.add("Mul", "scaled", SIDE_UNIT)
     chain.add("Add", "raised", 0.5)
     chain.add("Floor", "rounded")
-    chain.add("Clip", "side", -LARGEST_SIDE, LARGEST_SIDE)
+    chain.add("Clip", "side", -MAX_SIDE_VALUE, MAX_SIDE_VALUE)
     return chain.graph(encoder.first.in_channels, encoder.third.out_channels)
 
 
 def _decoder(decoder: HyperDecoder) -> onnx.ModelProto:
     """Every number is an integer, or before a Floor one over a power of two, below 2^24."""
     chain = _Chain("side")
-    chain.add("Clip", "clipped", -LARGEST_SIDE, LARGEST_SIDE)
+    chain.add("Clip", "clipped", -MAX_SIDE_VALUE, MAX_SIDE_VALUE)
     layers = {"first": decoder.first, "second": decoder.second, "third": decoder.third}
     for name, layer in layers.items():
         weight, bias, factor = layer.integers()
         constants = weight.detach().numpy(), bias.detach().numpy()
         sums = np.abs(constants[0]).sum((1, 2, 3)) * layer.largest + np.abs(constants[1])
-        if not (sums < EXACT).all():
+        if not (sums < MAX_EXACT_SUM).all():
             raise ExportError("the hyperprior's weights are too large for exact arithmetic")
         chain.add("Conv", f"{name}_sum", *constants, pads=[layer.padding] * 4)
         chain.add("Mul", f"{name}_scaled", factor.numpy())
@@ -104,6 +104,6 @@ def _decoder(decoder: HyperDecoder) -> onnx.ModelProto:
         chain.add("Floor", f"{name}_rounded")
         if layer is decoder.first and decoder.reach > 1:
             chain.add("DepthToSpace", f"{name}_planes", blocksize=decoder.reach, mode="CRD")
-        chain.add("Clip", name, 0, TOP)
+        chain.add("Clip", name, 0, MAX_HIDDEN)
     side = decoder.first.weight.shape[1]
     return chain.graph(side, decoder.third.weight.shape[0])

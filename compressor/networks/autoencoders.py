@@ -1,4 +1,4 @@
-"""Autoencoders that differ in what they minimise share these: a network each way, or tied pairs."""
+"""What autoencoders with different objectives share: a network each way, or tied pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONV_LATENT, DENSE_LATENT = 8, 32
 
 
 class NetworkConfig(PluginConfig):
-    """What every feed-forward autoencoder lets its user choose."""
+    """The settings of every feed-forward autoencoder."""
 
     network: NetworkName = Field(
         "auto",
@@ -67,7 +67,7 @@ def refuse_odd_size(spec: DataSpec, halvings: int, setting: str) -> None:
 class FeedForward(Autoencoder):
     """f and g: two networks, each the other's mirror in shape.
 
-    code_activation: of the code; numbers: how many f gives for each of the code's elements.
+    code_activation: of the code; numbers: how many f returns for each element of the code.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Stack(Autoencoder):
         self.likelihood = config.loss
         if LIKELIHOODS[config.loss].outputs != 1:
             raise ConfigError(
-                f"loss={config.loss}: mirrored layers have one number a pixel; choose another"
+                f"loss={config.loss}: mirrored layers return one number a pixel; choose another"
             )
         self.dense = not is_conv(config.network, spec)
         if not self.dense:

@@ -31,9 +31,9 @@ def activation(name: ActivationName) -> nn.Module:
 
 
 class Shaped(nn.Module):
-    """Flat rows to the shape of x: (N, elements) to (N, C, H, W), or as they are for vectors.
+    """Flat rows to the shape of x: (N, elements) to (N, C, H, W); for vectors they stay flat.
 
-    numbers: how many a row has for each element, as some likelihoods want; they come along axis 1.
+    numbers: how many a row has for each element, for some likelihoods; they come along axis 1.
     """
 
     def __init__(self, spec: DataSpec, numbers: int = 1) -> None:
@@ -62,7 +62,7 @@ def dense(
 
 
 def with_hidden(network: nn.Sequential, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """network(x), and by name what its layers with weights are given, but for the first."""
+    """network(x), and by name the input of each layer with weights but the first."""
     hidden: dict[str, Tensor] = {}
     for number, layer in enumerate(network):
         if number and isinstance(layer, nn.Linear | nn.Conv2d):

@@ -1,8 +1,8 @@
 """The discriminator D: a GAN's second player, and a scorer that any autoencoder can be given.
 
-D(x) is a logit, above 0 where D takes x for real (Goodfellow et al. 2014). Two scores come of it:
--D(x), and the distance between features that D sees in x and in g(f(x)) (Salimans et al. 2016;
-Schlegl et al. 2017).
+D(x) is a logit, above 0 where D takes x for real (Goodfellow et al. 2014). It gives two scores:
+-D(x), and the distance between D's features of x and of g(f(x)) (Salimans et al. 2016; Schlegl et
+al. 2017).
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from ..spec import DataSpec, ImageSpec
 
 CONV_WIDTHS, DENSE_WIDTHS = (32, 64, 128), (256, 64)
 SLOPE = 0.2  # of the leaky ReLU (Radford, Metz & Chintala 2016)
-SHARE = 0.25  # of the autoencoder's own training that an added discriminator gets
-LEARNING_RATE, MOMENTUM = 0.1, 0.5  # 2e-4 and 0.5 with Adam: Radford, Metz & Chintala 2016
+TRAINING_SHARE = 0.25  # of the autoencoder's training, that an added discriminator gets on top
+# Factor on training's learning rate, and Adam's beta 1 (Radford, Metz & Chintala 2016: 2e-4, 0.5)
+LEARNING_RATE, MOMENTUM = 0.1, 0.5
 
 
 class Discriminator(nn.Module):
-    """x to a logit: strided convolutions, each position judged, or dense layers for vectors.
+    """x to a logit: strided convolutions, every position judged, or dense layers.
 
-    Convolutional, it takes images of any size. widths: of the layers, from the input on.
+    With conv it takes images of any size. widths: of the layers, from the input on.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Discriminator(nn.Module):
     def scores(self, passed: Pass) -> dict[str, Tensor]:
         """Anomaly scores (N,), higher is stranger."""
         return {
-            "logit": self(passed.x) * -1.0,  # Neg is no operator that runs everywhere
+            "logit": self(passed.x) * -1.0,  # not every runtime has the operator Neg
             "feature_distance": self.distance(passed.x, passed.pixels),
         }
 
@@ -103,7 +104,7 @@ class WithDiscriminator(Autoencoder):
 
     @property
     def generative(self) -> bool:  # type: ignore[override]  # a plugin's attribute may be one
-        """With a rate never: the plugin cannot say so, since the bottleneck is not its own."""
+        """Never with a rate, which the plugin does not know: the bottleneck is this model's."""
         return self.model.generative and self.bottleneck is None
 
     def encode(self, x: Tensor) -> Code:
@@ -122,7 +123,7 @@ class WithDiscriminator(Autoencoder):
         return self.model.measures(passed)
 
     def phases(self) -> Sequence[Phase]:
-        own = list(self.model.phases())
+        phases = list(self.model.phases())
         player = Player(
             "discriminator",
             [self.discriminator],
@@ -130,8 +131,8 @@ class WithDiscriminator(Autoencoder):
             learning_rate=LEARNING_RATE,
             momentum=MOMENTUM,
         )
-        share = SHARE * sum(phase.share for phase in own)
-        return [*own, Phase("discriminator", [player], share)]
+        share = TRAINING_SHARE * sum(phase.share for phase in phases)
+        return [*phases, Phase("discriminator", [player], share)]
 
     def _loss(self, passed: Pass) -> Mapping[str, Tensor]:
         with torch.no_grad():  # as it will be used
@@ -141,9 +142,7 @@ class WithDiscriminator(Autoencoder):
         }
 
     def scores(self, passed: Pass) -> Mapping[str, Tensor]:
-        own, added = self.model.scores(passed), self.discriminator.scores(passed)
-        if clash := own.keys() & added.keys():
-            raise ConfigError(
-                f"discriminator=true: this plugin has a score {min(clash)!r} of its own already"
-            )
-        return {**own, **added}
+        of_plugin, added = self.model.scores(passed), self.discriminator.scores(passed)
+        if clash := of_plugin.keys() & added.keys():
+            raise ConfigError(f"discriminator=true: the plugin already has a score {min(clash)!r}")
+        return {**of_plugin, **added}

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ..bottleneck.bottleneck import SPEED
+from ..bottleneck.bottleneck import PRIOR_SPEED
 from ..errors import TrainingError
 from ..plugin import Autoencoder, Phase
 from .checkpoint import Checkpoint, State
@@ -125,7 +125,7 @@ class RunningPhase:
             for player, optimiser in pairs:
                 self._move(optimiser, player.learning_rate * factor)
         # Adam's first steps are as long as any, and an untaught prior's would go astray.
-        factor *= SPEED * self._warmth(self._state.started_at)
+        factor *= PRIOR_SPEED * self._warmth(self._state.started_at)
         for optimiser in of_bottleneck:
             self._move(optimiser, factor)
         return total

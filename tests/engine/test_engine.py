@@ -16,7 +16,7 @@ from compressor.data.sources import open_source
 from compressor.engine import providers
 from compressor.engine.engine import Engine, batch_size
 from compressor.engine.job import Job
-from compressor.engine.pipeline import AHEAD, CHUNK_BYTES, chunk_size, in_order
+from compressor.engine.pipeline import CHUNK_BYTES, CHUNKS_AHEAD, chunk_size, in_order
 from compressor.engine.providers import choose_device
 from compressor.errors import DeviceError
 from compressor.model import Model
@@ -168,7 +168,7 @@ def test_results_keep_their_order_and_few_are_under_way() -> None:
             alive -= 1
         results.append(result)
     assert results == [number * number for number in range(40)]
-    assert most <= 3 + AHEAD + 1
+    assert most <= 3 + CHUNKS_AHEAD + 1
 
 
 @pytest.mark.parametrize("stage", ["source", "work", "consumer"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from compressor.data.images import Pixels
 from compressor.engine import tiles as tiling
 from compressor.engine.engine import Engine
-from compressor.engine.tiles import LEAST_TILE, Tile, padded, tiles
+from compressor.engine.tiles import MIN_HALOS_PER_TILE, Tile, padded, tiles
 from compressor.model import Model
 from compressor.spec import CodeSpec
 
@@ -125,7 +125,7 @@ def test_tiles_cover_an_image_once_and_have_their_halo(
         found = tiles(code, height, width)
     covered = np.zeros((h, w), np.int64)
     for tile in found:
-        covered[tile.own.rows, tile.own.columns] += 1
+        covered[tile.kept.rows, tile.kept.columns] += 1
         for axis, length in (("rows", h), ("columns", w)):
             window, own, within = (getattr(area, axis) for area in tile)
             assert 0 <= window.start <= max(0, own.start - halo)
@@ -134,7 +134,7 @@ def test_tiles_cover_an_image_once_and_have_their_halo(
             assert own.stop - window.start == within.stop
     assert (covered == 1).all()
     (size,) = {tile.window.size for tile in found}
-    side = LEAST_TILE * halo * stride
+    side = MIN_HALOS_PER_TILE * halo * stride
     assert size[0] * size[1] <= max(most, side**2, side * most**0.5) or len(found) == 1
 
 
@@ -220,7 +220,7 @@ def test_other_scores_are_the_mean_of_the_tiles(
     expected = 0.0
     areas: list[Tile] = tiles(engine._model.code, 252, 252)
     for tile in areas:
-        share = np.prod(tile.own.size) / 252**2
+        share = np.prod(tile.kept.size) / 252**2
         expected += share * image[tile.window.pixels].mean()
     assert len(areas) > 4
     np.testing.assert_allclose(answers["bright"], [expected], rtol=1e-6)

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 from compressor.archive.blocks import HEADER_SIZE, pack
 from compressor.bottleneck.bottleneck import Bottleneck
-from compressor.bottleneck.hyperprior import EXACT, SCALES, TOP, Hyperprior
+from compressor.bottleneck.hyperprior import MAX_EXACT_SUM, MAX_HIDDEN, SCALES, Hyperprior
 from compressor.entropy.coder import decode, encode
-from compressor.entropy.hyperprior import LARGEST_SIDE, HyperTables, side_channels
+from compressor.entropy.hyperprior import MAX_SIDE_VALUE, HyperTables, side_channels
 from compressor.entropy.networks import OnnxNetworks
 from compressor.entropy.prior import Prior
 from compressor.entropy.prior_file import read_prior
@@ -78,7 +78,7 @@ def test_the_graphs_are_torchs_networks(shape) -> None:
     codes = torch.randint(-30, 30, (5, shape[0], *size)).float()
     side = networks.side(codes.numpy())
     with torch.no_grad():
-        wanted = bottleneck.prior.encoder(codes).clamp(-LARGEST_SIDE, LARGEST_SIDE).numpy()
+        wanted = bottleneck.prior.encoder(codes).clamp(-MAX_SIDE_VALUE, MAX_SIDE_VALUE).numpy()
     assert np.abs(side - wanted).max() < 0.51
     known = torch.randint(-300, 300, (5, side.shape[1] + 1, *side.shape[2:])).float()
     with torch.no_grad():
@@ -89,14 +89,14 @@ def test_the_graphs_are_torchs_networks(shape) -> None:
 
 def integer_answer(prior: Hyperprior, side: np.ndarray) -> np.ndarray:
     """What the decoder gives, written out in 64-bit integers."""
-    x = side.clip(-LARGEST_SIDE, LARGEST_SIDE).astype(np.int64)
+    x = side.clip(-MAX_SIDE_VALUE, MAX_SIDE_VALUE).astype(np.int64)
     decoder = prior.decoder
     for layer in (decoder.first, decoder.second, decoder.third):
         with torch.no_grad():
             weight, bias, factor = (v.numpy() for v in layer.integers())
         assert np.array_equal(weight, np.rint(weight)) and np.array_equal(bias, np.rint(bias))
         most = np.abs(weight).sum((1, 2, 3)) * layer.largest + np.abs(bias)
-        assert most.max() < EXACT  # no partial sum leaves float32's exact range
+        assert most.max() < MAX_EXACT_SUM  # no partial sum leaves float32's exact range
         power = np.rint(np.log2(1 / factor)).astype(np.int64)
         x = np.pad(x, [(0, 0), (0, 0), *[(layer.padding, layer.padding)] * 2])
         windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], (2, 3))
@@ -111,7 +111,7 @@ def integer_answer(prior: Hyperprior, side: np.ndarray) -> np.ndarray:
             x = x.reshape(n, c // r**2, r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
             x = x.reshape(n, c // r**2, h * r, w * r)
         if layer is not decoder.third:
-            x = x.clip(0, TOP)
+            x = x.clip(0, MAX_HIDDEN)
     return x
 
 
@@ -164,10 +164,11 @@ def test_a_channel_that_never_changes_takes_nothing_from_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "positions", "pieces"), [("POSITIONS", 500, 4), ("IN_CACHES", 2000, 3)]
+    ("bound", "positions", "pieces"),
+    [("MAX_POSITIONS", 500, 4), ("MAX_POSITIONS_IN_CACHE", 2000, 3)],
 )
 def test_pieces_give_what_the_whole_gives(monkeypatch, bound, positions, pieces) -> None:
-    monkeypatch.setattr("compressor.entropy.networks.IN_CACHES", 2**17)
+    monkeypatch.setattr("compressor.entropy.networks.MAX_POSITIONS_IN_CACHE", 2**17)
     bottleneck = untrained((8, 7, 7))
     networks = networks_of(bottleneck, files_of(bottleneck))
     codes = np.random.default_rng(0).integers(-9, 10, (3, 8, 45, 30)).astype(np.float32)
@@ -233,7 +234,7 @@ def test_a_block_and_its_ideal_bits_take_one_run_of_each_network(trained, test_c
             runs.append("expected")
             return prior.networks.expected(side, height, width)
 
-    counted = HyperTables(8, prior.first, prior.own.tables, prior.chosen, Counting())
+    counted = HyperTables(8, prior.first, prior.code_tables.tables, prior.chosen, Counting())
     frame, bits = pack(codes, 28, 28, counted)
     assert runs == ["side", "expected"]
     assert frame[HEADER_SIZE:] == encode(codes, prior)
@@ -320,13 +321,13 @@ def test_a_stored_prior_cut_short_or_altered_is_sound_or_refused(trained, test_c
 def test_more_side_information_than_there_can_be_is_refused(trained) -> None:
     _, prior, files = trained
     first = Prior.learn(np.zeros((4, 9, 2, 2), np.int32))
-    larger = HyperTables(8, first, prior.own.tables, prior.chosen, prior.networks)
+    larger = HyperTables(8, first, prior.code_tables.tables, prior.chosen, prior.networks)
     assert refused(larger.to_bytes(), files)
 
 
 def test_more_tables_than_can_be_chosen_are_refused(trained) -> None:
     _, prior, files = trained
-    tables = [*prior.own.tables, *prior.own.tables[:1] * 256][:257]
+    tables = [*prior.code_tables.tables, *prior.code_tables.tables[:1] * 256][:257]
     assert refused(
         HyperTables(8, prior.first, tables, prior.chosen, prior.networks).to_bytes(), files
     )

@@ -13,7 +13,7 @@ from compressor.plugins.codec import Codec
 from compressor.plugins.vae import VAE
 
 from compressor import verbs
-from compressor.bottleneck.bottleneck import SPEED, Bottleneck
+from compressor.bottleneck.bottleneck import PRIOR_SPEED, Bottleneck
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
 from compressor.model import Model
@@ -209,4 +209,4 @@ def test_the_priors_learning_rate_rises_from_where_it_starts(fit, clothes, monke
     others, prior = np.array(moves).T
     np.testing.assert_allclose(others, np.minimum(1, np.arange(1, 101) / 10))
     rising = np.minimum(1, np.arange(1, 101 - start) / 10)
-    np.testing.assert_allclose(prior[start:], SPEED * others[start:] * rising)
+    np.testing.assert_allclose(prior[start:], PRIOR_SPEED * others[start:] * rising)
