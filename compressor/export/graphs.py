@@ -11,7 +11,8 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 import onnx.utils
@@ -24,7 +25,7 @@ from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
 from .portable import OPSET, clean, refuse_unportable
-from .scores import EveryScorer, Scorer, score_names
+from .scores import FurtherScorer, Scorer, score_names
 
 CODE_LIMIT = 2**24  # float32 counts integers without gaps up to here
 
@@ -39,15 +40,18 @@ class Encoder(nn.Module):
         self.model, self.normalisation = model, Normalisation(model.spec)
         self.register_buffer("inverse", 1 / steps)
 
-    def scaled(self, data: Tensor) -> Tensor:
-        """f(x) / step, before it is rounded."""
-        code = Pass(self.model, self.normalisation(data), training=False).code
-        return code.mean * self.inverse
-
     def forward(self, data: Tensor) -> Tensor:
+        return self.of(Pass(self.model, self.normalisation(data), training=False))
+
+    def of(self, passed: Pass) -> Tensor:
+        """What forward gives."""
         # Half up, since runtimes disagree about Round at halves.
-        code = torch.floor(self.scaled(data) + 0.5)
+        code = torch.floor(self.scaled(passed) + 0.5)
         return code.clamp(-CODE_LIMIT, CODE_LIMIT).to(torch.int32)
+
+    def scaled(self, passed: Pass) -> Tensor:
+        """f(x) / step, before it is rounded."""
+        return passed.code.mean * self.inverse
 
 
 class Decoder(nn.Module):
@@ -96,6 +100,33 @@ def without_batch_norm(model: Autoencoder) -> Autoencoder:
     return model
 
 
+class Everything(nn.Module):
+    """data and code -> what encoder, decoder and the scorers answer, from one pass of f and g.
+
+    Exporting takes seconds whatever the network, so all graphs are exported as one and taken apart.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder | None,
+        scorer: Scorer,
+        further: FurtherScorer | None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.scorer, self.further = encoder, decoder, scorer, further
+
+    def forward(self, data: Tensor, code: Tensor | None = None) -> tuple[Tensor, ...]:
+        passed = Pass(self.scorer.model, self.scorer.normalisation(data), training=False)
+        answers = (self.encoder.of(passed), *self.scorer.of(passed))
+        if self.further is not None:
+            answers += self.further.of(passed)
+        if self.decoder is not None:
+            assert code is not None
+            answers += (self.decoder(code),)
+        return answers
+
+
 def export_graphs(
     model: Autoencoder, steps: Tensor, nats: float | None = None
 ) -> dict[str, onnx.ModelProto]:
@@ -110,52 +141,59 @@ def export_graphs(
     model.eval()
     scores = score_names(model, nats)
     model = without_batch_norm(model)
-    spec, stride = model.spec, model.stride
+    spec, stride, kind = model.spec, model.stride, str(model.spec.kind)
     if isinstance(spec, ImageSpec) and stride is not None:
         # torch.export takes an axis of length one for a constant
         size = {"height": max(spec.height, 2 * stride), "width": max(spec.width, 2 * stride)}
         spec = spec.model_copy(update=size)
-    data = example(spec, 2)
-    encoder = Encoder(model, steps)
+    data, encoder = example(spec, 2), Encoder(model, steps)
     with torch.no_grad():
         code = encoder(data)
+    data_axes = ["N", "H", "W", "C"] if isinstance(spec, ImageSpec) else ["N", "D"]
+    code_axes = [f"code_{axis}" for axis in range(1, code.ndim)]
+    if stride is not None:
+        code_axes = ["code_1", "h", "w"]
+    scored = {**{name: ["N"] for name in scores}, "error_map": data_axes[:3]}
+    parts = {
+        "encoder": Part({kind: data_axes}, {"code": ["N", *code_axes]}),
+        "scorer": Part({kind: data_axes}, scored),
+    }
+    decoder = further = None
+    if not model.rebuilds_features:
+        decoder, further = Decoder(model, steps), FurtherScorer(model)
+        names = {name: ["N"] for name in further.names}
+        parts["further"] = Part({kind: data_axes}, {**names, "hidden_differences": ["N", "K"]})
+        parts["decoder"] = Part({"code": ["N", *code_axes]}, {kind: data_axes})
+    everything = Everything(encoder, decoder, Scorer(model, nats), further)
+    inputs = (data,) if decoder is None else (data, code)
+    outputs = [f"{part}/{name}" for part in parts for name in parts[part].outputs]
+    both = _export(everything, inputs, [kind, "code"][: len(inputs)], outputs, stride)
+    return {name: _part(both, name, part) for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A graph's inputs and outputs by name, with the names of their axes."""
+
+    inputs: Mapping[str, Sequence[str]]
+    outputs: Mapping[str, Sequence[str]]
+
+
+def _export(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    stride: int | None,
+) -> onnx.ModelProto:
+    """One graph of it all; only N, and H and W of what has a stride, are symbolic."""
     batch = torch.export.Dim("N", min=1)
     data_dims: dict[int, object] = {0: batch}
     code_dims: dict[int, object] = {0: batch}
-    code_axes = [f"code_{axis}" for axis in range(1, code.ndim)]
     if stride is not None:
         h, w = (torch.export.Dim(name, min=1) for name in ("h", "w"))
         data_dims |= {1: stride * h, 2: stride * w} if stride > 1 else {1: h, 2: w}
         code_dims |= {2: h, 3: w}
-        code_axes = ["code_1", "h", "w"]
-    data_axes = ["N", "H", "W", "C"] if isinstance(spec, ImageSpec) else ["N", "D"]
-    taken = {str(spec.kind): data_axes}
-    coded = {"code": ["N", *code_axes]}
-    scored = {**{name: ["N"] for name in scores}, "error_map": data_axes[:3]}
-    scorer = Scorer(model, nats)
-    graphs = {"encoder": _export("encoder", encoder, data, data_dims, taken, coded)}
-    if model.rebuilds_features:
-        graphs["scorer"] = _export("scorer", scorer, data, data_dims, taken, scored)
-        return graphs
-    decoder, every = Decoder(model, steps), EveryScorer(scorer)
-    further = {name: ["N"] for name in every.further.names} | {"hidden_differences": ["N", "K"]}
-    both = _export("scorer", every, data, data_dims, taken, {**scored, **further})
-    return {
-        **graphs,
-        "decoder": _export("decoder", decoder, code, code_dims, coded, taken),
-        "scorer": _part(both, taken, scored),
-        "further": _part(both, taken, further),
-    }
-
-
-def _export(
-    name: str,
-    module: nn.Module,
-    example: Tensor,
-    dims: dict[int, object],
-    inputs: Mapping[str, Sequence[str]],
-    outputs: Mapping[str, Sequence[str]],
-) -> onnx.ModelProto:
     noise = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -163,35 +201,43 @@ def _export(
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
+                inputs,
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=(dims,),
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_shapes=(data_dims, code_dims)[: len(inputs)],
                 verbose=False,
             )
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ExportError(
-            f"{name}: torch cannot export it: {type(error).__name__}: {reason[0] if reason else ''}"
+            f"torch cannot export the network: {type(error).__name__}: "
+            f"{reason[0] if reason else ''}"
         ) from error
     assert program is not None
-    graph_model = program.model_proto
+    exported: onnx.ModelProto = program.model_proto
+    clean(exported)
+    return exported
+
+
+def _part(everything: onnx.ModelProto, name: str, part: Part) -> onnx.ModelProto:
+    """The graph of that name, with its own names of inputs and outputs."""
+    outputs = [f"{name}/{output}" for output in part.outputs]
+    graph_model = onnx.utils.Extractor(everything).extract_model(list(part.inputs), outputs)
     clean(graph_model)
-    _name_dimensions(graph_model, {**inputs, **outputs})
+    names = dict(zip(outputs, part.outputs, strict=True))
+    for node in graph_model.graph.node:
+        for at, output in enumerate(node.output):
+            node.output[at] = names.get(output, output)
+        for at, value in enumerate(node.input):
+            node.input[at] = names.get(value, value)
+    for value in graph_model.graph.output:
+        value.name = names[value.name]
+    _name_dimensions(graph_model, {**part.inputs, **part.outputs})
     refuse_unportable(graph_model, name)
     return graph_model
-
-
-def _part(
-    graph_model: onnx.ModelProto, inputs: Iterable[str], outputs: Iterable[str]
-) -> onnx.ModelProto:
-    """The graph of some outputs alone."""
-    part = onnx.utils.Extractor(graph_model).extract_model(list(inputs), list(outputs))
-    clean(part)
-    return part
 
 
 def _name_dimensions(graph_model: onnx.ModelProto, names: Mapping[str, Sequence[str]]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engine.providers import choose_device
 from ..errors import ExportError
-from ..plugin import Autoencoder
+from ..plugin import Autoencoder, Pass
 from ..spec import VectorSpec
 from .graphs import Decoder, Encoder
 from .scores import FurtherScorer, Scorer, score_names
@@ -70,7 +70,9 @@ def check_parity(
             scores = [score.numpy() for score in scorer(stored)]
             if further is not None:
                 scores += [score.numpy() for score in further(stored)]
-            scaled = encoder.scaled(stored).numpy()
+            scaled = encoder.scaled(
+                Pass(model, encoder.normalisation(stored), training=False)
+            ).numpy()
         (onnx_code,) = sessions["encoder"].run(["code"], {kind: batch})
         onnx_scores = sessions["scorer"].run(names, {kind: batch})
         if further is not None:

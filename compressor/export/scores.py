@@ -169,18 +169,6 @@ class FurtherScorer(nn.Module):
         return *scores, torch.stack(sizes, 1).sum(1), torch.cat(kept[::-1], 1)
 
 
-class EveryScorer(nn.Module):
-    """What both say, from one pass: exported together, and taken apart then."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        super().__init__()
-        self.scorer, self.further = scorer, FurtherScorer(scorer.model)
-
-    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
-        passed = Pass(self.scorer.model, self.scorer.normalisation(data))
-        return *self.scorer.of(passed), *self.further.of(passed)
-
-
 def per_input(values: Tensor) -> Tensor:
     """The mean over all but the first axis, (N,)."""
     return values.mean(tuple(range(1, values.ndim)))
