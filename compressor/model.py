@@ -63,8 +63,8 @@ FORMAT_VERSION: Final = 1
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
 AUTO, ENSEMBLE = "auto", "ensemble"
-# Names of scores that are no outputs of scorer.onnx, and that no plugin may give to one.
-FURTHER_SCORES = frozenset(
+# Scores beside those of scorer.onnx, whose names no plugin may use.
+RESERVED_SCORES = frozenset(
     ["gradient", "top", "hidden", "nap", "mahalanobis", "knn", "codelength", "codelength_over_webp"]
 ) | {AUTO, ENSEMBLE}
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes

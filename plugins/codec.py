@@ -1,10 +1,10 @@
 """The codec: f and g are fully convolutional residual networks, made to be trained with a rate.
 
-J = distortion + lambda bits (training's rate, quality or bits). Space becomes channels at the first
-layer already, so that all work is done on few positions; each level has residual bottleneck blocks
-(He et al. 2016), which He et al. 2022 found to do in a codec what GDN (Ballé et al. 2016) does, at
-less cost; on the way up, channels become pixels (Shi et al. 2016). They begin as a cosine transform
-and its inverse, the usual linear codec, and learn from there.
+J = distortion + lambda bits (training's rate, quality or bits). The first layer already turns space
+into channels, so that all work is done on few positions. Each level has residual bottleneck blocks
+(He et al. 2016), which replace GDN (Ballé et al. 2016) in a codec at less cost (He et al. 2022). On
+the way up, channels become pixels (Shi et al. 2016). f and g begin as a cosine transform and its
+inverse, the usual linear codec, and learn from there.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from compressor.plugin import Autoencoder, Code, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
 SLOPE = 0.1  # of the leaky ReLU
-# Grey, blue against red, green against both, orthonormal; and how much less than grey the others
-# matter, as if their frequencies were higher: by as many half waves a pixel.
+# Grey, red against blue, green against both, orthonormal; and how much less the last two matter
+# than grey, as if their frequencies were higher: by so many half waves a pixel.
 COLOURS = (
     nn.functional.normalize(
         torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]]), dim=1
@@ -49,7 +49,7 @@ class CodecConfig(PluginConfig):
 
 
 class Residual(nn.Module):
-    """x + body(x): the 3 x 3 convolution works on half of the channels, which is where its cost is.
+    """x + body(x): the costly 3 x 3 convolution works on half of the channels.
 
     He et al. 2016, figure 5; as a codec's nonlinearity, in place of GDN: He et al. 2022. It begins
     as the identity (Goyal et al. 2017, section 5.1).
@@ -120,19 +120,19 @@ class Codec(Autoencoder):
 def start_as_cosine_transform(
     f: Sequence[nn.Module], g: Sequence[nn.Module], patch: int, channels: int
 ) -> None:
-    """Lets f begin as a cosine transform of squares, and of its lower frequencies again at each
-    further level, and g as its inverse: what they have to learn is what is better than that.
+    """Initialises f as a cosine transform of squares, whose lower frequencies each later level
+    transforms again, and g as its inverse: they learn only what is better than that.
 
-    The least frequencies come first, and as many as there is room for.
+    The lowest frequencies come first, as many as there are channels for.
     """
     down = [layer for layer in f if isinstance(layer, nn.Conv2d)]
     up = [layer for layer in g if isinstance(layer, nn.Conv2d)]
     mixed, sums = COLOURS if channels == 3 else (torch.eye(channels), torch.zeros(channels))
     side = patch
     for analysis, synthesis in zip(down[:-1], up[:0:-1], strict=True):
-        basis, own_sums = cosines(side)
+        basis, basis_sums = cosines(side)
         every = torch.einsum("cd,fyx->cfdyx", mixed, basis).flatten(0, 1)
-        order = (side * sums[:, None] + own_sums).flatten()
+        order = (side * sums[:, None] + basis_sums).flatten()
         kept = order.argsort(stable=True)[: analysis.out_channels]
         transform, sums = every[kept], order[kept]
         begin(analysis, transform)
@@ -147,7 +147,7 @@ def start_as_cosine_transform(
 @torch.no_grad()
 def begin(layer: nn.Conv2d, values: Tensor) -> None:
     """Puts values (outputs, inputs, k, k) into the middle of the kernels from the first inputs to
-    the first outputs; all else is small at first."""
+    the first outputs; the layer's other weights start small."""
     outputs, inputs, side, _ = values.shape
     margin = (layer.kernel_size[0] - side) // 2
     middle = slice(margin, margin + side)

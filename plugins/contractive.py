@@ -21,10 +21,10 @@ from compressor.networks.blocks import ActivationName, Pair
 from compressor.plugin import Pass, PluginConfig
 from compressor.spec import DataSpec
 
-ROWS_AT_ONCE = 64  # of a Jacobian
-MEASURED = 32  # inputs whose whole Jacobians are computed for reports
-EXACT_IN_REPORTS = 4096  # elements of a code up to which that takes seconds; then an estimate
-EXACT = 32  # elements of a code up to which the whole Jacobian is the default
+ROWS_AT_ONCE = 64  # of a Jacobian; and the draws of an estimate in reports
+MEASURED_INPUTS = 32  # inputs whose whole Jacobians are computed for reports
+MAX_EXACT_IN_REPORTS = 4096  # elements of a code: it takes seconds; with more it is an estimate
+MAX_EXACT = 32  # elements of a code: with more the default is an estimate
 
 
 class ContractiveConfig(PluginConfig):
@@ -42,7 +42,7 @@ class ContractiveConfig(PluginConfig):
     jacobian: Literal["auto", "exact", "hutchinson"] = Field(
         "auto",
         description="auto: exact for one dense sigmoid layer and for codes of "
-        f"{EXACT} elements at most, else Hutchinson's estimate",
+        f"{MAX_EXACT} elements at most, else Hutchinson's estimate",
     )
 
 
@@ -62,15 +62,15 @@ class Contractive(Stack):
         h = passed.code.mean
         if self.closed and choice != "hutchinson":
             norm = one_sigmoid_layer(self.pairs[0], h)
-        elif choice == "exact" or (choice == "auto" and h[0].numel() <= EXACT):
+        elif choice == "exact" or (choice == "auto" and h[0].numel() <= MAX_EXACT):
             norm = jacobian_norm(self.up, passed.seen)
         else:
             norm = hutchinson_norm(self.up, passed.seen)
         return {"jacobian": self.config.alpha * norm.mean()}
 
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
-        x = passed.x[:MEASURED]
-        if passed.code.mean[0].numel() <= EXACT_IN_REPORTS:
+        x = passed.x[:MEASURED_INPUTS]
+        if passed.code.mean[0].numel() <= MAX_EXACT_IN_REPORTS:
             return {"Jacobian norm": jacobian_norm(self.up, x).sqrt().mean()}
         draws = torch.stack([hutchinson_norm(self.up, x) for _ in range(ROWS_AT_ONCE)])
         return {"Jacobian norm (estimate)": draws.mean(0).sqrt().mean()}
@@ -82,8 +82,8 @@ def one_sigmoid_layer(pair: Pair, h: Tensor) -> Tensor:
 
 
 def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """|df/dx|^2, (N,), exactly, of a function of each input alone; a pass back for each element."""
-    h, pull = torch.func.vjp(f, x)  # type: ignore[misc]  # three with has_aux alone
+    """|df/dx|^2, (N,), exact, for f of each input alone; a pass back for each code element."""
+    h, pull = torch.func.vjp(f, x)  # type: ignore[misc]  # three only with has_aux
 
     def row(unit: Tensor) -> Tensor:
         (gradient,) = pull(unit.expand_as(h))
@@ -92,15 +92,15 @@ def jacobian_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     norms: Tensor = h.new_zeros(len(h))
     elements = h[0].numel()
-    for some in torch.split(torch.arange(elements, device=h.device), ROWS_AT_ONCE):
-        units = F.one_hot(some, elements).to(h.dtype).reshape(-1, 1, *h.shape[1:])
+    for indices in torch.split(torch.arange(elements, device=h.device), ROWS_AT_ONCE):
+        units = F.one_hot(indices, elements).to(h.dtype).reshape(-1, 1, *h.shape[1:])
         norms = norms + torch.func.vmap(row)(units).sum(0)
     return norms
 
 
 def hutchinson_norm(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """An unbiased estimate of |df/dx|^2, (N,), for the price of one pass back."""
-    h, pull = torch.func.vjp(f, x)  # type: ignore[misc]  # three with has_aux alone
+    """An unbiased estimate of |df/dx|^2, (N,), at the cost of one pass back."""
+    h, pull = torch.func.vjp(f, x)  # type: ignore[misc]  # three only with has_aux
     (gradient,) = pull(torch.randint_like(h, 0, 2) * 2 - 1)
     estimate: Tensor = gradient.square().flatten(1).sum(1)
     return estimate

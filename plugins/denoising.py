@@ -2,21 +2,21 @@
 
 gaussian         x~ = x + N(0, sigma^2)
 masking          a fraction nu of the elements, drawn anew for every input, is 0
-salt-and-pepper  such a fraction is the least or the largest value, equally likely: 0 or 1 of
-                 images, -3 or 3 of vectors, whose own extremes no batch knows
+salt-and-pepper  such a fraction is the least or the largest value, equally likely: 0 or 1 in
+                 images, -3 or 3 in vectors, whose true extremes a batch does not show
 dropout          elements are 0 with probability nu, the others are divided by 1 - nu
                  (Srivastava et al. 2014)
 
-What is drawn element by element can be told from its neighbours. Three noises of images hide more,
-and stay in [0, 1]:
+Noise that is drawn element by element can be guessed from its neighbours. Three noises for images
+hide more, and stay in [0, 1]:
 
 coarse           x~ = x + N(0, sigma^2) drawn every ``size`` pixels and bilinear between, clipped
                  (Kascenas, Pugeault & O'Neil 2022)
 patches          a fraction nu of the squares of ``size`` pixels has the image's mean colour
                  (Pathak et al. 2016; RIAD: Zavrtanik, Kristan & Skocaj 2021)
-defects          half of the images have blots, up to a fraction nu: another image of the batch,
-                 or the same at another place, lighter or darker (CutPaste: Li et al. 2021),
-                 where coarse noise is above a threshold (DRAEM: Zavrtanik et al. 2021)
+defects          half of the images have blots, on up to a fraction nu, where coarse noise is above
+                 a threshold (DRAEM: Zavrtanik et al. 2021). They show another image of the batch,
+                 or another place of the same, lighter or darker (CutPaste: Li et al. 2021)
 """
 
 from __future__ import annotations
@@ -34,20 +34,26 @@ from compressor.networks.autoencoders import FeedForward, NetworkConfig
 from compressor.plugin import Pass
 from compressor.spec import DataSpec, ImageSpec
 
-VECTOR_RANGE = (-3.0, 3.0)  # of standardised values, whose least and largest are not known
-OF_IMAGES = ("coarse", "patches", "defects")
-DEFECTIVE = 0.5  # of the images: the others teach that what is normal stays (DRAEM)
+VECTOR_RANGE = (-3.0, 3.0)  # of standardised values, whose true extremes are not known
+IMAGE_NOISES = ("coarse", "patches", "defects")
+DEFECTIVE_SHARE = 0.5  # of the images: the others teach to leave what is normal (DRAEM)
 
 
 class DenoisingConfig(NetworkConfig):
     noise: Literal[
         "gaussian", "masking", "salt-and-pepper", "dropout", "coarse", "patches", "defects"
-    ] = Field("gaussian", description="what makes x~ of x; the last three are of images")
+    ] = Field("gaussian", description="what makes x~ of x; the last three are for images")
     sigma: float = Field(
-        0.3, gt=0, le=10, description="of gaussian and coarse; x is in [0, 1], or standardised"
+        0.3,
+        gt=0,
+        le=10,
+        description="deviation of gaussian and coarse; x is in [0, 1], or standardised",
     )
     nu: float = Field(
-        0.25, gt=0, lt=1, description="fraction of elements, of the others; of defects the largest"
+        0.25,
+        gt=0,
+        lt=1,
+        description="fraction of elements, for the others; for defects the largest",
     )
     size: int = Field(
         8,
@@ -67,7 +73,7 @@ class Denoising(FeedForward):
     def __init__(self, config: DenoisingConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         is_image = isinstance(spec, ImageSpec)
-        if config.noise in OF_IMAGES and not is_image:
+        if config.noise in IMAGE_NOISES and not is_image:
             raise ConfigError(
                 f"noise={config.noise} is for images; these data are vectors: use gaussian, "
                 "masking, salt-and-pepper or dropout"
@@ -112,7 +118,7 @@ def drawn(x: Tensor, fraction: float) -> Tensor:
 def coarse_noise(x: Tensor, spacing: Tensor) -> Tensor:
     """N(0, 1) at points ``spacing`` pixels apart, (N,), and bilinear between them: like x.
 
-    Each image has its points at a place of its own, and every pixel has the deviation 1.
+    The points' offset is drawn for each image, and every pixel has the deviation 1.
     """
     down, across = (_between_points(side, spacing) for side in x.shape[2:])
     points = torch.randn(*x.shape[:2], down.shape[2], across.shape[2], device=x.device)
@@ -129,10 +135,10 @@ def _between_points(side: int, spacing: Tensor) -> Tensor:
 
 
 def with_patches(x: Tensor, nu: float, side: int) -> Tensor:
-    """A fraction nu, one at least, of a grid of squares is covered; every grid lies elsewhere.
+    """Covers a fraction nu, one at least, of a grid of squares; each image's grid is shifted.
 
-    With the mean colour, as of Pathak et al.: 0 is what many images have for a background, where
-    it would hide nothing, and noise would have to be told from the image first.
+    The cover is the mean colour, as in Pathak et al.: 0 would hide nothing in images with a black
+    background, and noise would first have to be told from the image.
     """
     rows, columns = (
         (torch.arange(length, device=x.device) + _drawn_below(side, x)) // side
@@ -150,12 +156,12 @@ def with_defects(x: Tensor, nu: float, size: int) -> Tensor:
     n, channels, height, width = x.shape
     one = x.new_empty(n, 1, 1, 1)
     field = coarse_noise(x[:, :1], size * 4 ** (torch.rand(n, device=x.device) - 0.5))
-    # N(0, 1) is above it with a probability drawn from [0, nu); somewhere it always is
+    # N(0, 1) exceeds it with a probability drawn from [0, nu); at one pixel it always does
     threshold = torch.special.ndtri(1 - nu * torch.rand_like(one))
     blots = field >= torch.minimum(threshold, field.amax((2, 3), keepdim=True))
-    blots &= torch.rand_like(one) < DEFECTIVE
-    own = torch.arange(n, device=x.device)
-    source = torch.where(torch.rand(n, device=x.device) < 0.5, own, torch.randint_like(own, n))
+    blots &= torch.rand_like(one) < DEFECTIVE_SHARE
+    same = torch.arange(n, device=x.device)
+    source = torch.where(torch.rand(n, device=x.device) < 0.5, same, torch.randint_like(same, n))
     rows, columns = (
         (torch.arange(length, device=x.device) + _drawn_below(length, x)) % length
         for length in (height, width)

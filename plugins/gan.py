@@ -4,9 +4,11 @@ J(D) = -E log D(x) - E log(1 - D(g(z)))                      (Goodfellow et al. 
 J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
-Then, with g and D fixed, f minimises |x - g(f(x))|^2 + kappa |D's features of both|^2, the latter a
-mean times the elements of x (izi_f: Schlegl et al. 2019, who take means), and s^2 |f(x)|^2, so that
-codes stay where z is likely. conv is a DCGAN (Radford, Metz & Chintala 2016).
+Then, with g and D fixed, f minimises
+J(f) = |x - g(f(x))|^2 + kappa |phi(x) - phi(g(f(x)))|^2 + s^2 |f(x)|^2
+phi are D's features, their distance a mean times the elements of x (izi_f: Schlegl et al. 2019, who
+take means); the last term keeps codes where z is likely. conv is a DCGAN (Radford, Metz & Chintala
+2016).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from compressor.networks.discriminator import (
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
-LARGEST_LOGIT = 10.0  # in exp(logit), which has no bound
+LARGEST_LOGIT = 10.0  # in exp(logit), which is unbounded
 DEVIATION = 0.1  # s of a Gaussian p(x | z): with it f(x) is the likeliest z, p(z) = N(0, I)
 
 
@@ -73,7 +75,9 @@ class GAN(Autoencoder):
         conv = is_conv(config.network, spec)
         hidden = config.hidden if config.hidden is not None else [32, 64] if conv else [256, 256]
         if conv and not hidden:
-            raise ConfigError("hidden=[]: a DCGAN needs a layer at least, or network=dense")
+            raise ConfigError(
+                "hidden=[]: a DCGAN needs at least one layer; give some, or network=dense"
+            )
         if isinstance(spec, ImageSpec) and conv:
             refuse_odd_size(spec, len(hidden), f"hidden={hidden}")
             self.f = conv_to_vector(spec, hidden, config.latent)

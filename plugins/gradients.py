@@ -1,13 +1,13 @@
 """An autoencoder of oriented gradients: J(phi(x), g(f(phi(x)))), phi fixed, f and g linear.
 
-What an image shows is in its edges, more than in how light it is. phi takes these as histograms of
+What an image shows is in its edges, more than in how light it is. phi takes them as histograms of
 oriented gradients do (Dalal & Triggs 2005): how strong the gradient is in each of eight directions,
-smoothed, and divided by how strong it is there in all of them, so that faint edges count as much as
-strong ones. f and g are one matrix and its transpose, which training turns to the principal
+smoothed, and divided by the strength in all of them around there, so that faint edges count as much
+as strong ones. f and g are one matrix and its transpose, which training turns into the principal
 components (Baldi & Hornik 1989).
 
-phi needs no training and no other images. Its numbers below were chosen on notMNIST letters and on
-road vehicles, by how well the error told a class from the others.
+phi needs no training and no other images. Its constants below were chosen on notMNIST letters and
+road vehicles, by how well the error separates one class from the others.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from compressor.errors import ConfigError
 from compressor.plugin import Autoencoder, Code, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
-DIRECTIONS = 8  # a multiple of 4: the gradient's two parts are among them
-FINE = 1.0  # pixels: the deviation of the Gaussian whose derivative gives the gradient
-COARSE, AROUND = 2.0, 1.5  # those that smooth strengths, in pixels, and their sum, in places
-FAINT = 0.02  # added to that sum: gradients much weaker count less
-LIGHT = 0.4  # weight of the smoothed pixels, which are features, too
-SIDE = 32  # images whose sides are twice that or more are averaged down to less
+DIRECTIONS = 8  # a multiple of 4, so that right and down are among them
+# Deviations of Gaussians: the one whose derivative gives the gradient and the one that smooths
+# strengths, in pixels; the one that smooths their sum over directions, in places (2 pixels)
+DERIVATIVE_DEVIATION, STRENGTH_DEVIATION, SUM_DEVIATION = 1.0, 2.0, 1.5
+FAINT_STRENGTH = 0.02  # added to that sum: gradients much weaker count less
+PIXEL_WEIGHT = 0.4  # of the smoothed pixels, which are features, too
+POOLED_SIDE = 32  # larger images are averaged down to a shorter side of 32 to 63 pixels
 
 
 class GradientsConfig(PluginConfig):
@@ -45,7 +46,7 @@ class Gradients(Autoencoder):
     def __init__(self, config: GradientsConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         if not isinstance(spec, ImageSpec):
-            raise ConfigError("gradients are of images; these data are vectors")
+            raise ConfigError("gradients takes images; these data are vectors")
         self.phi = OrientedGradients(spec)
         size = math.prod(self.phi.shape)
         if config.latent > size:
@@ -68,14 +69,15 @@ class Gradients(Autoencoder):
 class OrientedGradients(nn.Module):
     """phi: x (N, C, H, W) in [0, 1] -> (N, 9 C, h, w): strengths in DIRECTIONS, and the pixels.
 
-    h and w are half of H and W, rounded up, once images of 2 SIDE and more have been averaged down.
+    Images are first averaged down to a shorter side below 2 POOLED_SIDE; h and w are half of what
+    H and W are then, rounded up.
     """
 
     derivatives: Tensor
 
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
-        self.down = max(1, min(spec.height, spec.width) // SIDE)
+        self.down = max(1, min(spec.height, spec.width) // POOLED_SIDE)
         height, width = (-(-(side // self.down) // 2) for side in (spec.height, spec.width))
         self.shape = ((DIRECTIONS + 1) * spec.channels, height, width)
         self.register_buffer("derivatives", _derivatives(), persistent=False)
@@ -84,19 +86,21 @@ class OrientedGradients(nn.Module):
         if self.down > 1:
             x = F.avg_pool2d(x, self.down)
         channels, height, width = x.shape[1:]
-        alone = extended(x.reshape(-1, 1, height, width), self.derivatives.shape[2] // 2)
-        slopes = F.conv2d(alone, self.derivatives)
+        planes = extended(x.reshape(-1, 1, height, width), self.derivatives.shape[2] // 2)
+        slopes = F.conv2d(planes, self.derivatives)
         strength = (slopes[:, :1].square() + slopes[:, DIRECTIONS // 4, None].square()).sqrt()
         parts = slopes.clamp_min(0).square() / strength.clamp_min(1e-6)  # |gradient| cos^2
         parts = parts.reshape(-1, DIRECTIONS * channels, height, width)
-        parts = blurred(parts, COARSE, 2)
-        around = blurred(parts.sum(1, keepdim=True), AROUND)
-        pixels = blurred(extended(x, math.ceil(3 * COARSE)), COARSE, 2, padded=False)
-        return torch.cat([parts / (around + FAINT), LIGHT * pixels], 1)
+        parts = blurred(parts, STRENGTH_DEVIATION, 2)
+        around = blurred(parts.sum(1, keepdim=True), SUM_DEVIATION)
+        pixels = blurred(
+            extended(x, math.ceil(3 * STRENGTH_DEVIATION)), STRENGTH_DEVIATION, 2, padded=False
+        )
+        return torch.cat([parts / (around + FAINT_STRENGTH), PIXEL_WEIGHT * pixels], 1)
 
 
 def blurred(x: Tensor, deviation: float, stride: int = 1, padded: bool = True) -> Tensor:
-    """A Gaussian, across and down, of x (N, C, H, W), around which there is nothing if padded."""
+    """x (N, C, H, W) smoothed by a Gaussian, across and down; padded: with zeros around it."""
     weights = _gaussian(deviation).to(x).expand(x.shape[1], 1, 1, -1)
     reach = weights.shape[3] // 2 if padded else 0
     x = F.conv2d(x, weights, None, (1, stride), (0, reach), groups=x.shape[1])
@@ -104,7 +108,7 @@ def blurred(x: Tensor, deviation: float, stride: int = 1, padded: bool = True) -
 
 
 def extended(x: Tensor, reach: int) -> Tensor:
-    """Its margins repeated outwards, by an operator that every runtime has."""
+    """x with its border repeated outwards, by an operator that every runtime has."""
     for axis in (2, 3):
         first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
         x = torch.cat([first] * reach + [x] + [last] * reach, axis)
@@ -118,8 +122,8 @@ def _gaussian(deviation: float) -> Tensor:
 
 
 def _derivatives() -> Tensor:
-    """(DIRECTIONS, 1, k, k): the slope in each direction of an image smoothed by FINE."""
-    smooth = F.pad(_gaussian(FINE), (1, 1))
+    """(DIRECTIONS, 1, k, k): the slope in each direction of a smoothed image."""
+    smooth = F.pad(_gaussian(DERIVATIVE_DEVIATION), (1, 1))
     slope = (torch.roll(smooth, -1) - torch.roll(smooth, 1)) / 2
     across, down = -smooth[:, None] * slope, -slope[:, None] * smooth
     angles = [2 * math.pi * number / DIRECTIONS for number in range(DIRECTIONS)]

@@ -1,8 +1,8 @@
-"""The sparse autoencoder: J + alpha Omega(h), h = f(x), of which few elements are active at a time.
+"""The sparse autoencoder: J + alpha Omega(h), h = f(x), with few elements active at a time.
 
 l1      Omega = sum_j |h_j| |w_j|, h = relu(.), w_j the weights that leave h_j, times the norms of
-        g's further layers: scaling h down and g up gains nothing, whichever layer of g it is
-        (Olshausen & Field 1996 normalise w_j instead)
+        g's later layers: scaling h down and any layer of g up gains nothing (Olshausen & Field
+        1996 normalise w_j instead)
 kl      Omega = sum_j p log(p / q_j) + (1 - p) log((1 - p) / (1 - q_j)), h = sigmoid(.), q_j the
         mean of h_j over the batch (Lee, Ekanadham & Ng 2008; Ng 2011)
 square  Omega = sum_j (q_j - p)^2
@@ -49,11 +49,11 @@ class Sparse(FeedForward):
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
         h, p = passed.code.mean, self.config.p
         if self.config.sparsity == "l1":
-            leaving, *further = (
+            leaving, *later = (
                 m.weight for m in self.g.modules() if isinstance(m, nn.Linear | nn.Conv2d)
             )
             norms = leaving.transpose(0, 1).flatten(1).norm(dim=1)
-            for weight in further:  # the root mean square over outputs, so that depth costs little
+            for weight in later:  # root mean square over outputs, so that depth costs little
                 norms = norms * weight.norm() / len(weight) ** 0.5
             sizes = h.abs().flatten(2).sum(2) if h.ndim > 2 else h.abs()
             return {"l1": self.alpha * (sizes * norms).sum(1).mean()}

@@ -1,4 +1,4 @@
-"""The stacked autoencoder: f = f_k(..f_1(x)), g = g_1(..g_k(h)), g_i's weights f_i's, transposed.
+"""The stacked autoencoder: f = f_k(..f_1(x)), g = g_1(..g_k(h)), g_i f_i's mirror.
 
 Trained end to end, or greedily (Hinton & Salakhutdinov 2006; Bengio et al. 2007; Masci et al. 2011
 for convolutions): phase 1 minimises J(x, g_1(f_1(x))); phase i minimises |h - g_i(f_i(h))|^2 on
@@ -57,7 +57,7 @@ class Stacked(Stack):
         return [*greedy, whole] if self.config.fine_tune else greedy
 
     def _loss_of(self, number: int) -> Loss:
-        """What the pair of that number minimises, those below it being fixed."""
+        """What pair ``number`` minimises while those below it are fixed."""
         likelihood = LIKELIHOODS[self.likelihood if number == 0 else "square"]
 
         def loss(passed: Pass) -> Mapping[str, Tensor]:

@@ -2,7 +2,7 @@
 
 q(z | x) = N(mu, sigma^2), (mu, log sigma^2) = f(x), z = mu + sigma epsilon in training, mu in use
 (Kingma & Welling 2013; beta: Higgins et al. 2017). KL = 1/2 sum mu^2 + sigma^2 - log sigma^2 - 1.
-Where a rate is asked, the bottleneck's bits take the place of KL.
+With a rate the bottleneck's bits take the place of KL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from compressor.plugin import Code, Pass
 from compressor.spec import DataSpec
 
 LOG_VARIANCES = (-12.0, 6.0)
-# The square error is -log p(x | z) of a Gaussian with deviation s, times 2 s^2: so is beta. s = 0.1
+# The squared error is 2 s^2 times -log p(x | z) of a Gaussian with deviation s, so beta is 2 s^2;
+# s = 0.1
 SQUARE_BETA = 0.02
 
 
@@ -44,17 +45,17 @@ class VAE(FeedForward):
 
     @property
     def generative(self) -> bool:  # type: ignore[override]
-        """Codes are drawn to N(0, I) by KL alone."""
+        """Only KL draws codes to N(0, I)."""
         return self.bottleneck is None
 
     def encode(self, x: Tensor) -> Code:
-        given = super().encode(x)
-        mean, log_variance = given.mean.chunk(2, 1)
+        both = super().encode(x)
+        mean, log_variance = both.mean.chunk(2, 1)
         scale = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCES))
-        return Code(mean, scale, given.hidden)
+        return Code(mean, scale, both.hidden)
 
     def penalty(self, passed: Pass) -> Mapping[str, Tensor]:
-        if passed.bits is not None:  # what a code costs is counted already
+        if passed.bits is not None:  # the bits are the code's cost already
             return {}
         return {"kl": self.beta * divergence(passed.code).mean()}
 

@@ -1,4 +1,4 @@
-"""How near what comes back is to what went in: PSNR and SSIM of each image."""
+"""How close decoded images are to their originals: PSNR and SSIM of each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ..data.images import Pixels
 from ..errors import MissingDependency
 
-PEAK = 255  # of a grey level
-ELEMENTS_AT_ONCE = 1 << 20  # whose differences are held: they take four times their memory
+PEAK = 255  # the largest grey level
+ELEMENTS_AT_ONCE = 1 << 20  # of differences, which take four times the images' memory
 SSIM_WINDOW = 11  # pixels a side: the Gaussian of sigma 1.5 is cut off at 3.5 sigma
 Numbers = npt.NDArray[np.float64]  # one an image
 
@@ -46,8 +46,8 @@ def ssim(original: Pixels, decoded: Pixels) -> Numbers:
 
     As in Wang et al. (2004): a Gaussian window of 11x11 with sigma 1.5, population covariances,
     the mean over all windows inside of the image, and then over channels. Smaller images are
-    mirrored beyond their border as far as the window needs it; of those with a side below 3 there
-    is none, NaN. Raises MissingDependency without scikit-image.
+    mirrored beyond their border as far as the window needs it; with a side below 3 it is NaN.
+    Raises MissingDependency without scikit-image.
     """
     side = min(SSIM_WINDOW, *original.shape[1:3])
     if side < 3:
@@ -58,7 +58,7 @@ def ssim(original: Pixels, decoded: Pixels) -> Numbers:
             similarity(
                 one,
                 other,
-                win_size=side - 1 + side % 2,  # odd; it only says how much border is left out
+                win_size=side - 1 + side % 2,  # odd; only sets how much border is left out
                 gaussian_weights=True,
                 sigma=1.5,
                 use_sample_covariance=False,

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from ..data.images import Pixels
 from ..errors import ConfigError, DataError, MissingDependency
 
-# With these, 6,000 grey images of 28x28 take about a minute on two cores and 12 photos of 768x512
-# about four, most of it AVIF's. Photos are few, so both forms are measured on the same ones.
+# With these limits 6,000 grey images of 28x28 take about a minute on two cores and 12 photos of
+# 768x512 about four, mostly for AVIF. Photos are few, so both forms are measured on the same ones.
 SAMPLE_IMAGES, SAMPLE_PIXELS = 6000, 5_000_000
 SINGLE_IMAGES = 500
 SHEET_PIXELS = 4_000_000
-COARSE_STEP = 8
+COARSE_STEP = 8  # the first search takes every eighth image
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class RivalSize:
 
     ``bytes`` is for all images, scaled by pixels from the ``measured`` ones where those are a
     sample; ``bits_per_pixel`` counts height x width. ``psnr`` is what was reached, in dB (infinite
-    if nothing was lost). Where the codec gives no size for the PSNR asked, ``bytes`` and
-    ``bits_per_pixel`` are None and ``note`` says why; ``psnr`` is then the most that it reached.
+    if nothing was lost). Where the codec does not reach the PSNR asked for, ``bytes`` and
+    ``bits_per_pixel`` are None, ``note`` says why and ``psnr`` is the most that it reached.
     """
 
     codec: str
@@ -73,12 +73,12 @@ def compare(images: Iterable[Pixels], psnr: float) -> list[RivalSize]:
         ThreadPoolExecutor(len(CODECS) * len(forms)) as searches,
     ):
         try:
-            found = [
+            running = [
                 searches.submit(_Search(codec, psnr, encoders).run, form, chosen, pixels)
                 for codec in CODECS
                 for form, chosen in forms.items()
             ]
-            return [search.result() for search in found]
+            return [search.result() for search in running]
         except BaseException:
             encoders.shutdown(wait=False, cancel_futures=True)
             raise
@@ -87,7 +87,7 @@ def compare(images: Iterable[Pixels], psnr: float) -> list[RivalSize]:
 def sample(images: Iterable[Pixels]) -> tuple[list[Pixels], int]:
     """Evenly spaced images, grey (H, W) or colour (H, W, 3), and the pixels of all images.
 
-    The number of images need not be known: whenever too many are held, every second one goes.
+    The number of images need not be known: whenever too many are held, every second is dropped.
     """
     kept: list[Pixels] = []
     total = held = 0
@@ -121,12 +121,12 @@ class Sheet:
     width: int
 
     def squared_errors(self, decoded: Pixels) -> npt.NDArray[np.int64]:
-        """Of each image, (count,); the empty cells at the end are left out."""
+        """The squared error of each image, (count,), without the empty cells at the end."""
         error = np.square(self.pixels.astype(np.int32) - decoded)
         rows, columns = error.shape[0] // self.height, error.shape[1] // self.width
         cells = error.reshape(rows, self.height, columns, self.width, -1)
-        found: npt.NDArray[np.int64] = cells.sum(axis=(1, 3, 4), dtype=np.int64).ravel()
-        return found[: self.count]
+        errors: npt.NDArray[np.int64] = cells.sum(axis=(1, 3, 4), dtype=np.int64).ravel()
+        return errors[: self.count]
 
     @property
     def image_pixels(self) -> int:
@@ -205,14 +205,14 @@ def _jpeg2000(pixels: Pixels, level: float, chroma: str) -> bytes:
 
 
 def _webp(pixels: Pixels, level: float, chroma: str) -> bytes:
-    # WebP has no grey, and imagecodecs is lossless unless told otherwise.
+    # WebP has no grey, and imagecodecs is lossless by default.
     return bytes(_imagecodecs().webp_encode(_as_rgb(pixels), level=level, lossless=False, method=6))
 
 
 def avif(pixels: Pixels, level: float, chroma: str, speed: int = 4) -> bytes:
     """``speed`` 0 takes eight times as long as 4 and gives the smallest files."""
-    # imagecodecs stores grey input without loss, whatever the level. RGB input with 4:0:0 codes
-    # the luma that 4:2:0 would, in fewer bytes, since the empty chroma stays away.
+    # imagecodecs stores grey input without loss, whatever the level. RGB input with 4:0:0 codes the
+    # same luma as 4:2:0, in fewer bytes, since there is no empty chroma.
     return bytes(
         _imagecodecs().avif_encode(
             _as_rgb(pixels),
@@ -334,8 +334,8 @@ class _Search:
     ) -> RivalSize:
         """The row of one codec in one form.
 
-        The chroma format and a first guess of the level come from every eighth image, which
-        leaves two or three passes over all of them.
+        The chroma format and a first guess of the level come from every eighth image; two or three
+        passes over all images remain.
         """
         colour = any(image.ndim == 3 for image in images)
         try:
@@ -372,8 +372,8 @@ class _Search:
         )
 
     def _lowest(self, sheets: list[Sheet], chroma: str, start: int) -> tuple[int, _Measured]:
-        """The lowest step that reaches the PSNR, or the last one: from ``start`` by doubling
-        strides until it is bracketed, then by bisection."""
+        """The lowest step that reaches the PSNR, or the last one: strides double from ``start`` on
+        until they bracket it, then by bisection."""
         levels = self.codec.levels
         tried: dict[int, _Measured] = {}
         low, high = -1, len(levels)  # low does not reach the PSNR, high does or is past the end

@@ -198,7 +198,7 @@ def _expected(
 
 
 def _table(counts: Integers, scale: float, fraction: int | None) -> Table:
-    """The table for distances -MAX_DISTANCE to MAX_DISTANCE, which came ``counts`` often, where
+    """The table for distances -MAX_DISTANCE to MAX_DISTANCE, which occur ``counts`` times, where
     the network expects a logistic distribution of this scale around this fraction."""
     distance = np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)
     offset = 0.0 if fraction is None else (fraction - FRACTIONS // 2) / FRACTIONS
@@ -209,7 +209,7 @@ def _table(counts: Integers, scale: float, fraction: int | None) -> Table:
 
 
 def _bits(table: Table, counts: Integers) -> float:
-    """What distances that came ``counts`` often take; those outside the table escape."""
+    """The bits of distances that occur ``counts`` times; those outside the table escape."""
     counts = np.pad(counts, 1)  # a table may reach one integer beyond MAX_DISTANCE
     start = table.low + MAX_DISTANCE + 1
     inside = counts[start : start + len(table.frequencies) - 1]

@@ -1,7 +1,7 @@
-"""A trained autoencoder as ONNX graphs with everything between data and codes inside.
+"""A trained autoencoder as ONNX graphs that contain everything between data and codes.
 
-Inputs are as the data are stored: uint8 images (N, H, W, C) or float32 vectors (N, D); ``kind``
-of the model's DataSpec names them.
+Inputs are data as they are stored: uint8 images (N, H, W, C) or float32 vectors (N, D). The input
+is named by the ``kind`` of the model's DataSpec.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
 
 
 class Affine(nn.Module):
-    """What a batch normalisation is in eval mode, in operators that run everywhere."""
+    """A batch normalisation in eval mode, in operators that run everywhere."""
 
     factor: Tensor
     offset: Tensor
@@ -130,11 +130,11 @@ class Everything(nn.Module):
 def export_graphs(
     model: Autoencoder, steps: Tensor, nats: float | None = None
 ) -> dict[str, onnx.ModelProto]:
-    """encoder, decoder, scorer and further by name. steps: float32, broadcastable to code_shape.
+    """The graphs encoder, decoder, scorer and further, by name.
 
-    nats: of a unit of distortion, for the -ELBO of Gaussian codes (scores.py).
-
-    Neither decoder nor further is there where features are rebuilt: both make pixels again.
+    steps: float32, broadcastable to code_shape. nats: what a unit of distortion is in nats, for the
+    -ELBO of Gaussian codes (scores.py). Models that rebuild features have no decoder and no
+    further: both need pixels.
 
     Raises ExportError if a graph cannot be exported or would not run everywhere.
     """
@@ -143,7 +143,7 @@ def export_graphs(
     model = without_batch_norm(model)
     spec, stride, kind = model.spec, model.stride, str(model.spec.kind)
     if isinstance(spec, ImageSpec) and stride is not None:
-        # torch.export takes an axis of length one for a constant
+        # torch.export makes an axis of length one a constant
         size = {"height": max(spec.height, 2 * stride), "width": max(spec.width, 2 * stride)}
         spec = spec.model_copy(update=size)
     data, encoder = example(spec, 2), Encoder(model, steps)

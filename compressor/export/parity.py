@@ -1,4 +1,4 @@
-"""Do the exported graphs say what torch says? Checked on real data; a model fails without it."""
+"""Do the exported graphs agree with torch? Checked on real data; models that fail are refused."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..spec import VectorSpec
 from .graphs import Decoder, Encoder
 from .scores import FurtherScorer, Scorer, score_names
 
-BATCHES = (1, 2, 5)
-ERRORS = ("l2", "l1")  # means of what is not negative, exact to float32's own precision
-TIE = 1e-3  # a code this near to a rounding boundary may fall on either side
+BATCHES = (1, 2, 5)  # sizes
+NON_NEGATIVE_SCORES = ("l2", "l1")  # whose errors are relative to their own size
+ROUNDING_TIE = 1e-3  # codes this near to a rounding boundary may fall on either side
 SCORE_TOLERANCE = 1e-4
-SCORE_FLOOR = 1e-9  # an error of float32 itself: pixels that are 3e-5 apart
+SCORE_FLOOR = 1e-9  # float32's own error: pixels that are 3e-5 apart
 VALUE_TOLERANCE = 1e-4  # of a vector's values, relative to their column's scale and their size
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences seen; codes: how many differed, all of them ties.
+    """The largest differences seen. code_ties: how many of all ``codes`` differed, all by ties.
 
     pixel_levels: of images, in grey levels; value_relative: of vectors.
     """
@@ -49,7 +49,7 @@ def check_parity(
 ) -> dict[str, object]:
     """Runs torch and ONNX Runtime on ``data`` (N, *spec.shape) in batches of 1, 2 and 5.
 
-    Raises ExportError where codes differ but for ties at rounding, pixels by more than one grey
+    Raises ExportError where codes differ other than by rounding ties, pixels by more than one grey
     level, a vector's values or scores by more than 1e-4 relative.
     """
     encoder, decoder = Encoder(model, steps), Decoder(model, steps)
@@ -80,7 +80,9 @@ def check_parity(
 
         _refuse_shape("encoder", onnx_code, code.numpy())
         differs = onnx_code != code.numpy()
-        near = np.abs(scaled + 0.5 - np.round(scaled + 0.5)) < TIE * np.maximum(1, np.abs(scaled))
+        near = np.abs(scaled + 0.5 - np.round(scaled + 0.5)) < ROUNDING_TIE * np.maximum(
+            1, np.abs(scaled)
+        )
         if not np.isfinite(scaled).all():
             raise ExportError("encoder: codes are not finite; the training has diverged")
         wrong = (differs & ~near) | (np.abs(onnx_code - code.numpy()) > 1)
@@ -100,14 +102,18 @@ def check_parity(
             _refuse_shape("scorer", theirs, ours)
             if name == "error_map":
                 continue
-            # Others may have any sign, or be a small difference of large numbers.
-            floor = SCORE_FLOOR if name in ERRORS else float(np.abs(ours).max()) + SCORE_FLOOR
+            # Other scores may have any sign, or be a small difference of large numbers.
+            floor = (
+                SCORE_FLOOR
+                if name in NON_NEGATIVE_SCORES
+                else float(np.abs(ours).max()) + SCORE_FLOOR
+            )
             difference = np.maximum(np.abs(theirs - ours) - SCORE_FLOOR, 0)
-            found = float((difference / np.maximum(np.abs(ours), floor)).max())
-            relative = max(relative, found)
-            if not found <= SCORE_TOLERANCE:  # also where it is not a number
+            worst = float((difference / np.maximum(np.abs(ours), floor)).max())
+            relative = max(relative, worst)
+            if not worst <= SCORE_TOLERANCE:  # NaN, too
                 raise ExportError(
-                    f"scorer: {name} differs from torch's by {found:.1e} relative in a batch "
+                    f"scorer: {name} differs from torch's by {worst:.1e} relative in a batch "
                     f"of {size}"
                 )
     levels, values = (None, apart) if isinstance(model.spec, VectorSpec) else (int(apart), None)
@@ -139,5 +145,5 @@ def _decoded_apart(
 def _refuse_shape(graph: str, ours: npt.NDArray[Any], torchs: npt.NDArray[Any]) -> None:
     if ours.shape != torchs.shape or ours.dtype != torchs.dtype:
         raise ExportError(
-            f"{graph}: gives {ours.dtype} {ours.shape}, torch gives {torchs.dtype} {torchs.shape}"
+            f"{graph}: returns {ours.dtype} {ours.shape}, torch {torchs.dtype} {torchs.shape}"
         )

@@ -1,4 +1,4 @@
-"""What makes a graph portable: the opset, the operators, and nothing of this machine inside."""
+"""What makes a graph portable: its opset, its operators, and no trace of this machine in it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ OPERATORS = frozenset(
 
 
 def clean(graph_model: onnx.ModelProto) -> None:
-    """Takes out, in place, what the exporter leaves in nodes: stack traces with source paths."""
+    """Removes, in place, what the exporter leaves in nodes: stack traces with source paths."""
     graph_model.producer_name, graph_model.producer_version = "compressor", ""
     graph_model.doc_string = ""
     graph_model.ir_version = IR_VERSION
@@ -78,10 +78,10 @@ def clean(graph_model: onnx.ModelProto) -> None:
 
 
 def refuse_unportable(graph_model: onnx.ModelProto, name: str) -> None:
-    """Raises ExportError that names what other runtimes would not run."""
+    """Raises ExportError for what other runtimes would not run, and names it."""
     opsets = {entry.domain: entry.version for entry in graph_model.opset_import}
     if opsets != {"": OPSET}:
-        raise ExportError(f"{name}: the graph imports {opsets}, wanted is opset {OPSET} alone")
+        raise ExportError(f"{name}: the graph imports {opsets}, not only opset {OPSET}")
     used = {node.op_type for graph in _graphs(graph_model.graph) for node in graph.node}
     if foreign := used - OPERATORS:
         raise ExportError(

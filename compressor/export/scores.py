@@ -7,15 +7,15 @@ l2, l1     the mean of (x - x^)^2 and of |x - x^| over the elements of x, or of 
            that are rebuilt in its place
 gradient   of images: 1 - the similarity of the gradients' magnitudes in x and in x^, a mean over
            pixels and three scales (Xue et al. 2014, eq. 4; over scales: Zavrtanik et al. 2021)
-kl, elbo   where codes are Gaussian and no rate was asked: KL(q(z | x) || N(0, I)), and -ELBO
-           at z = f(x), both in nats (Kingma & Welling 2013, eq. 3; with the
-           likeliest deviation of p(x | z) for all x: Rybkin et al. 2021)
+kl, elbo   where codes are Gaussian and there is no rate: KL(q(z | x) || N(0, I)), and -ELBO at
+           z = f(x), both in nats (Kingma & Welling 2013, eq. 3; with the likeliest deviation of
+           p(x | z) for all x: Rybkin et al. 2021)
 hidden     sum_i |h_i(x) - h_i(x^)|^2 over f's layers, the code's included (Kim et al. 2020, eq. 2,
            without its layer 0, which is x; of convolutions a mean over positions)
 
-The plugin's own come behind. gradient and hidden, which runs f twice, cost more than the others
-together: they are a graph of their own, for jobs that ask for them. Both take x^ for an image, and
-where features are rebuilt there are none of them.
+The plugin's own scores follow. gradient and hidden, which runs f twice, cost more than all others
+together: they have a second graph, further.onnx, which runs only in jobs that ask for them. Both
+need x^ to be an input for f, so models that rebuild features lack them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..model import FURTHER_SCORES
+from ..model import RESERVED_SCORES
 from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
 
-SCALES = 3
-# -log p(x | z) of an element on average, at the likeliest scale, up to a constant; None where the
-# distortion is in nats already. The discretised logistic's operators do not run everywhere.
-NATS = {"square": 0.5, "absolute": 1.0, "cross-entropy": None}
-STABILITY = 0.0026  # c of Xue et al. 2014, for values in [0, 1]
-MOST_DIFFERENCES = 512  # of hidden layers, whose covariance a model stores
+GRADIENT_SCALES = 3
+# The mean of -log p(x | z) over elements, at the likeliest scale, up to a constant; None where the
+# distortion is in nats already. Without the discretised logistic, whose operators are not portable.
+NATS_PER_ELEMENT = {"square": 0.5, "absolute": 1.0, "cross-entropy": None}
+GRADIENT_STABILITY = 0.0026  # c of Xue et al. 2014, for values in [0, 1]
+MAX_HIDDEN_DIFFERENCES = 512  # whose covariance a model stores
 
 
 class GradientError(nn.Module):
@@ -53,14 +53,14 @@ class GradientError(nn.Module):
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         x, other = x.mean(1, keepdim=True), other.mean(1, keepdim=True)
         errors: list[Tensor] = []
-        for scale in range(SCALES):
-            if scale:  # half of a side, rounded up, so that there is always a pixel left
+        for scale in range(GRADIENT_SCALES):
+            if scale:  # half of each side, rounded up, so that a pixel is always left
                 x, other = (F.conv2d(i, self.binomial, stride=2, padding=1) for i in (x, other))
             squares, others = (
                 F.conv2d(i, self.prewitt, padding=1).square().sum(1) for i in (x, other)
             )
             both = (squares * others).sqrt()
-            similarity = (2 * both + STABILITY) / (squares + others + STABILITY)
+            similarity = (2 * both + GRADIENT_STABILITY) / (squares + others + GRADIENT_STABILITY)
             errors.append((1 - similarity).mean((1, 2)))
         return torch.stack(errors, 1).mean(1)
 
@@ -68,9 +68,8 @@ class GradientError(nn.Module):
 class Scorer(nn.Module):
     """data (N, *spec.shape) -> each score (N,), then error_map (N, H, W) or (N, D).
 
-    error_map is l2's, a mean over an image's channels alone, and of features brought to the image's
-    size. nats: of a unit of distortion, where
-    codes are Gaussian; see ``nats_of``.
+    error_map has l2's errors, for images a mean over channels only, for features resized to the
+    image's size. nats: what a unit of distortion is in nats, where codes are Gaussian: ``nats_of``.
     """
 
     def __init__(self, model: Autoencoder, nats: float | None = None) -> None:
@@ -86,19 +85,19 @@ class Scorer(nn.Module):
             variance = passed.code.scale.square()
             terms = passed.code.mean.square() + variance - variance.log() - 1
             scores["kl"] = 0.5 * terms.flatten(1).sum(1)
-            if self.model.likelihood in NATS:
+            if self.model.likelihood in NATS_PER_ELEMENT:
                 scores["elbo"] = scores["kl"] + self.nats * self._distortion(passed)
-        further = self.model.scores(passed)
-        if clash := {*scores, "error_map", *FURTHER_SCORES} & further.keys():
+        of_plugin = self.model.scores(passed)
+        if clash := {*scores, "error_map", *RESERVED_SCORES} & of_plugin.keys():
             raise ExportError(f"the plugin calls a score {clash.pop()!r}, a name of the core")
-        return {**scores, **further}
+        return {**scores, **of_plugin}
 
     def _distortion(self, passed: Pass) -> Tensor:
         """The likelihood's, (N,); cross-entropy in operators that run everywhere."""
         if self.model.likelihood != "cross-entropy":
             return passed.distortion
         x, out = passed.target, passed.out
-        # log(1 + e^out) - x out; softplus is exported as a comparison
+        # log(1 + e^out) - x out, without softplus, which is exported as a comparison
         losses = F.relu(out) - x * out + (1 + (out.abs() * -1.0).exp()).log()
         return losses.flatten(1).sum(1)
 
@@ -106,14 +105,14 @@ class Scorer(nn.Module):
         return self.of(Pass(self.model, self.normalisation(data)))
 
     def of(self, passed: Pass) -> tuple[Tensor, ...]:
-        """What forward gives."""
+        """What ``forward`` returns."""
         return *self.named(passed).values(), error_map(passed)
 
 
 def error_map(passed: Pass) -> Tensor:
     """The squared error, a mean over an image's channels: (N, H, W), or (N, D) of vectors.
 
-    That of features is averaged over 3x3 places first, which a defect fills more often than noise.
+    The features' error is first averaged over 3x3 places, which a defect fills and noise rarely.
     """
     error = (passed.target - passed.pixels).square()
     if error.ndim == 2:
@@ -129,8 +128,9 @@ def error_map(passed: Pass) -> Tensor:
 class FurtherScorer(nn.Module):
     """data (N, *spec.shape) -> gradient and hidden (N,), then hidden_differences (N, K), for NAP.
 
-    Those are h_i(x) - h_i(x^), of a convolution's channels the root of the mean square over
-    positions, of as many of the innermost layers as MOST_DIFFERENCES allows, one at least.
+    hidden_differences are h_i(x) - h_i(x^); for convolutions, of each channel, the root of the mean
+    square over positions. They come from the innermost layer and as many before it as
+    MAX_HIDDEN_DIFFERENCES allows.
     """
 
     def __init__(self, model: Autoencoder) -> None:
@@ -140,14 +140,14 @@ class FurtherScorer(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the scores; vectors have no gradient."""
+        """The scores' names; vectors have no gradient."""
         return ("gradient", "hidden") if self.model.spec.kind == "image" else ("hidden",)
 
     def forward(self, data: Tensor) -> tuple[Tensor, ...]:
         return self.of(Pass(self.model, self.normalisation(data)))
 
     def of(self, passed: Pass) -> tuple[Tensor, ...]:
-        """What forward gives."""
+        """What ``forward`` returns."""
         scores: list[Tensor] = []
         if "gradient" in self.names:
             scores.append(self.gradient_error(passed.x, passed.pixels))
@@ -164,7 +164,7 @@ class FurtherScorer(nn.Module):
                 difference = squares.sqrt()
             sizes.append(squares.sum(1))
             count += difference.shape[1]
-            if not kept or count <= MOST_DIFFERENCES:
+            if not kept or count <= MAX_HIDDEN_DIFFERENCES:
                 kept.append(difference)
         return *scores, torch.stack(sizes, 1).sum(1), torch.cat(kept[::-1], 1)
 
@@ -175,7 +175,7 @@ def per_input(values: Tensor) -> Tensor:
 
 
 def score_names(model: Autoencoder, nats: float | None = None) -> tuple[str, ...]:
-    """The names of the scorer's outputs, error_map apart."""
+    """The names of the scorer's outputs, except error_map."""
     with torch.no_grad():
         x = Normalisation(model.spec)(example(model.spec, 2))
         return tuple(Scorer(model, nats).named(Pass(model, x)))
@@ -183,15 +183,15 @@ def score_names(model: Autoencoder, nats: float | None = None) -> tuple[str, ...
 
 @torch.no_grad()
 def nats_of(model: Autoencoder, x: Tensor) -> float | None:
-    """What a unit of distortion is in nats, for -ELBO; None where codes are no Gaussians.
+    """What a unit of distortion is in nats, for -ELBO; None where codes are not Gaussian.
 
-    A square or absolute error is -log p(x | z) up to a scale: the one that is likeliest for ``x``,
-    the same for all inputs (Rybkin et al. 2021, eq. 5). Cross-entropy is in nats as it is.
+    A square or absolute error is -log p(x | z) up to a scale. The scale taken is the likeliest for
+    ``x`` and the same for all inputs (Rybkin et al. 2021, eq. 5). Cross-entropy is in nats already.
     """
     passed = Pass(model, x, training=False)
     if passed.code.scale is None:
         return None
-    at_best = NATS.get(model.likelihood)
+    at_best = NATS_PER_ELEMENT.get(model.likelihood)
     if at_best is None:
         return 1.0
     return at_best * x[0].numel() / max(passed.distortion.mean().item(), 1e-12)

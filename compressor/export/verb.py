@@ -22,8 +22,8 @@ EXPORTED = (
     "golden.npz",
     "MODEL_CARD.md",
 )
-# What models may lack: those that rebuild features, and the second those made before 0.4.0, too
-LACKING = ("decoder.onnx", "further.onnx")
+# Models that rebuild features lack both, those made before 0.4.0 the second.
+OPTIONAL_FILES = ("decoder.onnx", "further.onnx")
 
 
 def export(
@@ -37,18 +37,18 @@ def export(
 
     A model that rebuilds features has neither decoder.onnx nor further.onnx.
 
-    ``precision`` float16 stores weights in half the bytes and casts them back to float32 inside
-    the graph, where they are exact (tract does not read such graphs). Gives output and the sizes
-    of the files.
+    With precision="float16" those weights that float16 holds exactly are stored in half the bytes
+    and cast back to float32 inside the graph (tract does not read such graphs). Returns output,
+    precision and the sizes of the files.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"--precision {precision}: allowed are {', '.join(PRECISIONS)}")
+        raise ConfigError(f"precision={precision}: allowed are {', '.join(PRECISIONS)}")
     opened = Model.open(model)
     output = Path(output)
     sizes = {}
     with merging_folder(output, force) as folder:
         for name in EXPORTED:
-            if name in LACKING and name not in opened.files:
+            if name in OPTIONAL_FILES and name not in opened.files:
                 continue
             content = opened.read(name)
             if name.endswith(".onnx") and precision == "float16":
@@ -59,7 +59,7 @@ def export(
 
 
 def _store_float16(content: bytes) -> bytes:
-    """Stores each weight tensor that float16 holds exactly as float16, with a Cast behind it."""
+    """Stores each weight tensor that float16 holds exactly as float16, followed by a Cast."""
     graph_model = onnx.load_from_string(content)
     graph = graph_model.graph
     casts = []

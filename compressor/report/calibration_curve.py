@@ -1,10 +1,10 @@
 """Calibration curve: the share of images with p <= alpha, against alpha.
 
-Among normal images that are exchangeable with the n calibration images the share is alpha, but for
-chance: for scores without ties the number X of m images with p <= k / (n + 1), that is, with a
-score above the k-th largest calibration score, is beta-binomial (m, k, n + 1 - k), whatever the
-scores' distribution (Vovk 2012). Binomial (m, alpha) would forget that the calibration images were
-drawn by chance, too. Here it is counted from the ranks: X >= j just where fewer than k of the
+Among normal images that are exchangeable with the n calibration images the expected share is alpha.
+For scores without ties the number X of m images with p <= k / (n + 1), that is, with a score above
+the k-th largest calibration score, is beta-binomial (m, k, n + 1 - k), whatever the scores'
+distribution (Vovk 2012). Binomial (m, alpha) would ignore that the calibration images are a random
+sample, too. The probabilities are counted from ranks: X >= j exactly where fewer than k of the
 j + k - 1 highest of all n + m scores are the calibration's, a hypergeometric tail of k terms.
 """
 
@@ -19,7 +19,7 @@ from .charts import Axis, Numbers, axis, line
 
 Counts = npt.NDArray[np.int64]
 
-BAND = 0.95
+BAND_PROBABILITY = 0.95  # with which a normal batch is within the band, at each alpha
 CURVE_POINTS, BAND_POINTS = 200, 40
 
 
@@ -27,7 +27,7 @@ CURVE_POINTS, BAND_POINTS = 200, 40
 class CalibrationCurve:
     """SVG paths in a box of 100 x 100, y upwards; both axes logarithmic.
 
-    flagged: alpha and realised rate at the threshold, with its place; None where it has no p-value.
+    flagged: the threshold's place, its alpha and the realised rate; None where it is not finite.
     """
 
     batch: str
@@ -43,7 +43,7 @@ def calibration_curve(
     calibration: Numbers, counts: Counts, threshold: float
 ) -> CalibrationCurve | None:
     """calibration: (n,), ascending; counts: (n + 1,), how many images have the p-value (k + 1) /
-    (n + 1). None where either has nothing to show."""
+    (n + 1). None where either is empty."""
     n, m = len(calibration), int(counts.sum())
     if not n or not m:
         return None
@@ -52,9 +52,9 @@ def calibration_curve(
     low = 10.0 ** np.floor(np.log10(min(1 / (n + 1), 1 / m)) + 1e-9)
     x = axis(np.array([1 / (n + 1), 1.0]), logarithmic=True)
     y = axis(np.array([max(low, 1e-6), 1.0]), logarithmic=True)
-    # Each calibration image against the others: the diagonal, but for ties.
+    # Each calibration image against the others: without ties, the diagonal.
     others = n - np.searchsorted(calibration, calibration, side="left")  # 1 to n: itself and above
-    own = np.cumsum(np.bincount(others, minlength=n + 1))[np.minimum(k, n)] / n
+    calibration_rates = np.cumsum(np.bincount(others, minlength=n + 1))[np.minimum(k, n)] / n
     at = np.unique(np.geomspace(1, n + 1, BAND_POINTS).astype(np.int64))
     lower, upper = np.array([band(n, m, int(rank)) for rank in at]).T / m
     flagged = None
@@ -65,7 +65,7 @@ def calibration_curve(
     sides = x.place(np.concatenate([at, at[::-1]]) / (n + 1))
     return CalibrationCurve(
         _path(x, y, alphas, rates),
-        _path(x, y, np.minimum(k, n) / n, own),
+        _path(x, y, np.minimum(k, n) / n, calibration_rates),
         line(sides, np.clip(y.place(np.concatenate([lower, upper[::-1]])), 0, 100)) + "Z",
         _path(x, y, alphas, alphas),
         x,
@@ -75,7 +75,7 @@ def calibration_curve(
 
 
 def _path(x: Axis, y: Axis, alphas: Numbers, rates: Numbers) -> str:
-    """From the first rate that is not 0: a logarithm has no place for it."""
+    """From the first rate above 0, since the axis is logarithmic."""
     shown = rates > 0
     return line(x.place(alphas[shown]), y.place(rates[shown]))
 
@@ -83,16 +83,16 @@ def _path(x: Axis, y: Axis, alphas: Numbers, rates: Numbers) -> str:
 def band(n: int, m: int, k: int) -> tuple[int, int]:
     """How many of m normal images have p <= k / (n + 1), least and most, in 95% of batches.
 
-    On either side at most 2.5% lie further out. 1 <= k <= n + 1.
+    At most 2.5% of batches lie outside on either side. 1 <= k <= n + 1.
     """
     if k == n + 1:
         return m, m
-    outside = (1 - BAND) / 2
+    outside = (1 - BAND_PROBABILITY) / 2
     return _last(n, m, k, 1 - outside), _last(n, m, k, outside)
 
 
 def _last(n: int, m: int, k: int, probability: float) -> int:
-    """The largest j in 0..m for which P(X >= j) is at least (above, at the upper end) this."""
+    """The largest j in 0..m for which P(X >= j) is above ``probability``."""
     low, high = 0, m + 1  # P(X >= 0) = 1, P(X >= m + 1) = 0
     while high - low > 1:
         middle = (low + high) // 2
@@ -101,7 +101,7 @@ def _last(n: int, m: int, k: int, probability: float) -> int:
 
 
 def tail(n: int, m: int, k: int, j: int) -> float:
-    """P(X >= j), 1 <= k <= n, 1 <= j <= m: see above."""
+    """P(X >= j), 1 <= k <= n, 1 <= j <= m: see the module's docstring."""
     highest = j + k - 1
     i = np.arange(max(0, highest - m), k, dtype=np.float64)
     logs = _log_choose(n, i) + _log_choose(m, highest - i)
@@ -114,7 +114,7 @@ def _log_choose(n: int, k: Numbers | np.float64) -> Numbers:
 
 
 def _log_factorial(n: Numbers | np.float64) -> Numbers:
-    """Stirling's series from n + 8 on, carried back by the product between: errors below 1e-11."""
+    """Stirling's series at n + 8, divided by the factors in between: errors below 1e-11."""
     x = n + 9.0
     series = (x - 0.5) * np.log(x) - x + 0.5 * np.log(2 * np.pi)
     series += 1 / (12 * x) - 1 / (360 * x**3) + 1 / (1260 * x**5) - 1 / (1680 * x**7)

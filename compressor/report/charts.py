@@ -28,7 +28,7 @@ class Axis:
     ticks: list[tuple[float, str]]
 
     def place(self, values: Numbers | float) -> Numbers:
-        """The place of values, which may lie outside."""
+        """The places of values, which may lie outside of 0 to 100."""
         if self.logarithmic:
             low, high = np.log(self.low), np.log(self.high)
             values = np.log(np.maximum(values, self.low))
@@ -39,7 +39,7 @@ class Axis:
 
 
 def axis(values: Numbers, *, logarithmic: bool = False) -> Axis:
-    """An axis for ``values``: with logarithmic, where they are positive and span a wide range."""
+    """An axis for ``values``; logarithmic only if they are also positive and far apart."""
     low, high = float(values.min()), float(values.max())
     if not high > low:
         low, high = low - 0.5, high + 0.5
@@ -59,7 +59,7 @@ def _steps(low: float, high: float) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten between two numbers, and twice and five times them where those are few."""
+    """Powers of ten between two numbers, and where these are few twice and five times them."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) <= 3 else (1,)
     return [factor * 10.0**power for power in powers for factor in factors]
@@ -75,8 +75,8 @@ def line(x: Numbers, y: Numbers) -> str:
 def bars(integers: npt.NDArray[np.int64], bins: int) -> tuple[str, int, int]:
     """A histogram as an SVG path, and the first and the last integer that it covers.
 
-    A bar covers one integer, or as many as make at most ``bins`` bars; its height is the root of
-    the count.
+    A bar covers one integer, or more where that would make over ``bins`` bars; its height is the
+    root of the count.
     """
     low, high = int(integers.min()), int(integers.max())
     width = -(-(high - low + 1) // bins)
@@ -88,7 +88,7 @@ def bars(integers: npt.NDArray[np.int64], bins: int) -> tuple[str, int, int]:
 
 
 def diverging(values: Numbers) -> Pixels:
-    """(H, W) to colours (H, W, 3): blue below nought, red above, by the largest of them all."""
+    """(H, W) to colours (H, W, 3): blue below 0, red above, relative to the largest magnitude."""
     largest = float(np.abs(values).max()) or 1.0
     at = (values / largest + 1) / 2
     colours = [np.interp(at, (0, 0.5, 1), channel) for channel in DIVERGING.T]
@@ -97,7 +97,7 @@ def diverging(values: Numbers) -> Pixels:
 
 
 def sheet(pictures: Sequence[Pixels], columns: int, side: int, gap: int | None = None) -> Pixels:
-    """Pictures of one size side by side, each about ``side`` pixels: RGBA (H, W, 4)."""
+    """Pictures of one size in rows, each about ``side`` pixels large: RGBA (H, W, 4)."""
     tiles = [rgba(enlarged(shrunk(picture, side), side)) for picture in pictures]
     height, width, _ = tiles[0].shape
     gap = gap or max(1, side // 24)
@@ -111,7 +111,7 @@ def sheet(pictures: Sequence[Pixels], columns: int, side: int, gap: int | None =
 
 
 def map_sheet(points: Numbers, pictures: Sequence[Pixels]) -> Pixels:
-    """Pictures at their places, (n, 2), on a grid; the nearest to a cell's centre has the cell."""
+    """Pictures at their places, (n, 2), on a grid; each cell shows the nearest to its centre."""
     columns, rows, side = 30, 20, 34
     low, high = np.quantile(points, 0.01, axis=0), np.quantile(points, 0.99, axis=0)
     scaled = (points - low) / np.maximum(high - low, 1e-12) * (columns, rows)

@@ -1,4 +1,4 @@
-"""Error maps over the images that they belong to: where an image is strange."""
+"""Error maps drawn over their images: where an image is strange."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from .pictures import enlarged, png
 
 # Eight even steps of "inferno" (van der Walt and Smith, 2015): its lightness rises evenly, so that
-# equal steps of error look equal, also in grey and to colour-blind eyes.
+# equal steps of error look equal, also in grey and to colour-blind readers.
 RAMP = np.array(
     [
         (0, 0, 4),
@@ -25,13 +25,13 @@ RAMP = np.array(
     ],
     np.float32,
 )
-LOWEST = 0.35  # the ramp's part below it is too dark to show on a dark image
-GREY = 0.6  # the image is dimmed by this, so that nothing in it is as bright as an error
+RAMP_START = 0.35  # below it the ramp is too dark to show on a dark image
+GREY_BRIGHTNESS = 0.6  # of the image, so that nothing in it is as bright as an error
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def overlay(pixels: Pixels, error_map: npt.NDArray[np.float32], scale: float) -> Pixels:
-    """The image in grey under its errors in colour: uint8 (H, W, 3).
+    """The image in grey, its errors in colour over it: uint8 (H, W, 3).
 
     ``pixels`` are uint8 (H, W, C), C in 1, 3, 4 (alpha is ignored); ``error_map`` is float32
     (H, W), 0 for no error. Errors of ``scale`` and above, and NaN, get the brightest colour; one
@@ -42,7 +42,7 @@ def overlay(pixels: Pixels, error_map: npt.NDArray[np.float32], scale: float) ->
     grey = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3] @ LUMA
     strength = np.clip(np.nan_to_num(error_map / scale, nan=1.0), 0, 1)
     opacity = np.sqrt(strength)[:, :, None]
-    mixed = (1 - opacity) * GREY * grey[:, :, None] + opacity * ramp(strength)
+    mixed = (1 - opacity) * GREY_BRIGHTNESS * grey[:, :, None] + opacity * ramp(strength)
     rounded: Pixels = np.rint(mixed).astype(np.uint8)
     return rounded
 
@@ -50,7 +50,7 @@ def overlay(pixels: Pixels, error_map: npt.NDArray[np.float32], scale: float) ->
 def ramp(strength: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Colours, float32 (..., 3) in [0, 255], for strengths in [0, 1]."""
     places = np.linspace(0, 1, len(RAMP))
-    at = LOWEST + (1 - LOWEST) * strength
+    at = RAMP_START + (1 - RAMP_START) * strength
     return np.stack([np.interp(at, places, channel) for channel in RAMP.T], axis=-1).astype(
         np.float32
     )

@@ -1,4 +1,4 @@
-"""The verb ``report``: a page that shows what a model has learned, on data of the user's."""
+"""The verb ``report``: a page that shows what a model has learned, on the user's data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from .charts import Axis, Numbers, axis, bars, diverging, line, map_sheet, sheet
 from .pictures import comparison_sheet
 from .template import data_uri, write_page
 
-SAMPLE, PIECE = 2000, 50  # inputs looked at, from places that are so many inputs long
-SAMPLE_ELEMENTS = 2**26  # of their numbers together
-SHOWN, WORST = 24, 8
-FILTERS, HISTOGRAMS, BINS = 64, 32, 40
+MAX_INPUTS = 2000
+MAX_ELEMENTS = 2**26  # of all these inputs together
+INPUTS_PER_PLACE = 50  # consecutive ones, at evenly spaced places in the data
+RECONSTRUCTIONS_SHOWN, WORST_SHOWN = 24, 8
+FILTERS_SHOWN, HISTOGRAMS_SHOWN, MAX_BINS = 64, 32, 40
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A sheet, and what it shows."""
+    """A sheet of pictures, and what it shows."""
 
     title: str
     says: str
@@ -40,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Of one element or channel of the codes."""
+    """The values of one element or channel of the codes."""
 
     name: str
     path: str
@@ -63,7 +64,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs of one size from all over the data, and what the model makes of them."""
+    """Inputs of one size from all over the data, their codes and what these decode to."""
 
     rows: Rows
     codes: Codes
@@ -81,9 +82,9 @@ def report(
 ) -> dict[str, Any]:
     """Writes a self-contained HTML page about ``model``, with inputs from ``data``.
 
-    At most 2,000 inputs are looked at, from evenly spaced places. Gives report, images, unreadable,
-    psnr (mse of standardised values for vectors, or of features), seconds, device. Raises
-    CompressorError.
+    At most 2,000 inputs are read, from evenly spaced places. Returns report, images, unreadable,
+    psnr (of vectors the mse of standardised values, of features their mse), seconds, device.
+    Raises CompressorError.
     """
     output = Path(output)
     refuse_input(output, data, model)
@@ -122,23 +123,23 @@ def report(
 def _sample(job: Job) -> Sample:
     """Inputs from evenly spaced places; the first ones where their number is unknown."""
     count = job.source.count()
-    wanted = min(SAMPLE, max(PIECE, SAMPLE_ELEMENTS // job.model.spec.elements))
-    every = 1 if count is None else math.ceil(count / wanted)
+    limit = min(MAX_INPUTS, max(INPUTS_PER_PLACE, MAX_ELEMENTS // job.model.spec.elements))
+    every = 1 if count is None else math.ceil(count / limit)
     groups: list[Rows] = []
     taken = elements = 0
-    chunks = islice(job.source.chunks(PIECE), 0, None, every)
+    chunks = islice(job.source.chunks(INPUTS_PER_PLACE), 0, None, every)
     for loaded in chain.from_iterable(chunk.load() for chunk in chunks):
         images = fitting(loaded, job.model.spec)
         job.skip(images)
         for group in images.groups:
             if groups and group.pixels.shape[1:] != groups[0].shape[1:]:
                 continue
-            fits = max(1, (SAMPLE_ELEMENTS - elements) // group.pixels[0].size)
-            pixels = group.pixels[: min(fits, wanted - taken)].copy()
+            fits = max(1, (MAX_ELEMENTS - elements) // group.pixels[0].size)
+            pixels = group.pixels[: min(fits, limit - taken)].copy()
             groups.append(pixels)
             taken += len(pixels)
             elements += pixels.size
-        if taken >= wanted or elements >= SAMPLE_ELEMENTS:
+        if taken >= limit or elements >= MAX_ELEMENTS:
             break
     if not groups:
         raise job.nothing()
@@ -197,8 +198,10 @@ def _facts(job: Job, sample: Sample) -> list[tuple[str, str]]:
 
 
 def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
-    evenly = np.linspace(0, len(sample.rows) - 1, min(SHOWN, len(sample.rows))).astype(int)
-    worst = np.argsort(-sample.errors)[:WORST]
+    evenly = np.linspace(
+        0, len(sample.rows) - 1, min(RECONSTRUCTIONS_SHOWN, len(sample.rows))
+    ).astype(int)
+    worst = np.argsort(-sample.errors)[:WORST_SHOWN]
     made = []
     if sample.rebuilt is not None:
         shown = "Inputs from all over the data, each above what the decoder makes of its code."
@@ -209,14 +212,15 @@ def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
     else:
         which = "whose features are rebuilt worst"
         sheets = sheet(list(sample.rows[worst]), 8, 112)
-    least = f"The inputs {which}, worst first: what the model knows least."
-    made.append(_picture("The worst", least, sheets))
+    says = f"The inputs {which}, worst first: what the model knows least."
+    made.append(_picture("The worst", says, sheets))
     if (filters := _filters(job)) is not None:
         made.append(
             _picture(
                 "Filters of the first layer",
-                "The weights of up to 64 units, each by its own largest: red is positive, blue "
-                "negative. Edges and blobs mean that it learned; noise means that it did not yet.",
+                "The weights of up to 64 units, each relative to its largest: red is positive, "
+                "blue negative. Edges and blobs show that the layer has learned, noise that it has "
+                "not yet.",
                 filters,
             )
         )
@@ -225,7 +229,7 @@ def _pictures(job: Job, sample: Sample, points: Numbers) -> list[Picture]:
         _picture(
             "Map of the codes",
             f"Inputs at the places of their codes, along {axes}. Neighbours look alike where "
-            "the code is a good one.",
+            "the code is good.",
             map_sheet(points, list(sample.rows)),
         )
     )
@@ -237,7 +241,7 @@ def _picture(title: str, says: str, pixels: Pixels) -> Picture:
 
 
 def _filters(job: Job) -> Pixels | None:
-    """The first layer's weights as images, averaged over channels but for colour itself."""
+    """The first layer's weights as images, averaged over channels."""
     name = job.model.manifest.training.get("first_layer")
     spec = job.model.spec
     if name is None or not isinstance(spec, ImageSpec):
@@ -245,7 +249,7 @@ def _filters(job: Job) -> Pixels | None:
     weight = load_tensors(job.model.read("weights.safetensors"))[name].astype(np.float64)
     if weight.ndim == 2:
         weight = weight.reshape(-1, spec.channels, spec.height, spec.width)
-    order = np.argsort(-np.square(weight).sum((1, 2, 3)))[:FILTERS]
+    order = np.argsort(-np.square(weight).sum((1, 2, 3)))[:FILTERS_SHOWN]
     return sheet([diverging(weight[number].mean(0)) for number in order], 16, 60, 6)
 
 
@@ -259,8 +263,8 @@ def _denoised(job: Job) -> list[Picture]:
     return [
         _picture(
             "Denoising",
-            "Clean images that were not trained on, the same as training corrupts them (here in "
-            "grey levels), and what the model makes of the latter.",
+            "Clean images that were not trained on, the same images corrupted as in training "
+            "(here in grey levels), and what the model rebuilds from the latter.",
             sheet(rows, len(noisy), 112),
         )
     ]
@@ -279,8 +283,8 @@ def _generated(job: Job) -> list[Picture]:
         made.append(
             _picture(
                 "Manifold",
-                "What is decoded along two elements of the code at the quantiles of N(0, 1)"
-                f"{', the others being those of one sample' if others else ''} (Kingma & Welling "
+                "Decoded codes: two elements run through the quantiles of N(0, 1)"
+                f"{', the others are those of one sample' if others else ''} (Kingma & Welling "
                 "2013, figure 4).",
                 sheet(list(golden["manifold"]), side, 48),
             )
@@ -296,27 +300,26 @@ def _values(job: Job, codes: Codes) -> Numbers:
 
 
 def _plane(job: Job, codes: Codes) -> Numbers:
-    """(n, 2): codes along their first principal components, or as they are if they have two."""
+    """(n, 2): codes along two principal components; codes of two elements as they are."""
     values = _values(job, codes).reshape(len(codes), -1)
     if values.shape[1] == 2:
         return values
     if values.shape[1] == 1:
         return np.hstack([values, np.zeros_like(values)])
     values = values - values.mean(0)
-    # A plane needs few directions; the covariance of the smaller side has them all.
     left, sizes, _ = np.linalg.svd(values, full_matrices=False)
     plane: Numbers = left[:, :2] * sizes[:2]
     return plane if plane.shape[1] == 2 else np.hstack([plane, np.zeros_like(plane)])
 
 
 def _histograms(job: Job, codes: Codes) -> list[Histogram]:
-    """Of the elements, or channels, whose values spread most."""
+    """Histograms of the elements, or channels, whose values spread most."""
     channels = np.moveaxis(codes, 1, 0).reshape(codes.shape[1], -1).astype(np.int64)
     steps = np.ravel(job.model.manifest.quantiser["steps"])
     made = []
-    for number in np.argsort(-channels.std(1) * steps, kind="stable")[:HISTOGRAMS]:
+    for number in np.argsort(-channels.std(1) * steps, kind="stable")[:HISTOGRAMS_SHOWN]:
         integers = channels[number]
-        path, low, high = bars(integers, BINS)
+        path, low, high = bars(integers, MAX_BINS)
         _, counts = np.unique(integers, return_counts=True)
         shares = counts / counts.sum()
         bits = abs(float((shares * np.log2(shares)).sum())) * (integers.size / len(codes))
@@ -366,7 +369,7 @@ def _curve(job: Job) -> Curve | None:
 
 
 def _columns(spec: VectorSpec, sample: Sample) -> list[tuple[str, float, float, float]]:
-    """Of each column, worst first: name, mean squared error (standardised), an input, rebuilt."""
+    """The 20 worst columns: name, mean squared error (standardised), a value, it rebuilt."""
     scale = np.array(spec.scale)
     assert sample.rebuilt is not None  # features are of images
     errors = np.square((sample.rows.astype(np.float64) - sample.rebuilt) / scale).mean(0)

@@ -1,4 +1,4 @@
-"""One HTML file on a scoring job and, where wanted, on a compression: opens without a network."""
+"""One HTML file about a scoring job and, where given, a compression; opens without a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..codecs.rivals import RivalSize
 from ..data.images import Pixels, Rows
-from .calibration_curve import BAND, CalibrationCurve, calibration_curve
+from .calibration_curve import BAND_PROBABILITY, CalibrationCurve, calibration_curve
 from .charts import axis
 from .heatmaps import overlay, ramp
 from .pictures import comparison_sheet, shrunk, shrunk_map
@@ -22,18 +22,18 @@ WORST_IMAGES = 60
 UNREADABLE_SHOWN = 100
 BINS = 60
 PICTURE_SIDE = 320
-PIXELS_SHOWN = 128  # up to this side single pixels are shown, exactly
+MAX_EXACT_SIDE = 128  # of pictures that show single pixels, stored without loss
 COLUMNS_SHOWN = 5
-SHARES = (0.001, 0.01, 0.05, 0.2, 0.5, 1)  # labelled where they fit
+LABELLED_SHARES = (0.001, 0.01, 0.05, 0.2, 0.5, 1)  # on the histogram's axis, where they fit
 
 Scores = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image and what was found: ``pixels`` uint8 (H, W, C); ``error_map`` float32 (H, W).
+    """One image and its scores: ``pixels`` uint8 (H, W, C); ``error_map`` float32 (H, W).
 
-    A vector has float32 (D,) for each.
+    For a vector both are float32 (D,).
     """
 
     path: str
@@ -63,12 +63,12 @@ class CompressionSummary:
 class ScoringReport:
     """What the page says about a scoring job.
 
-    ``scores`` and ``calibration_scores`` are (n,), higher is stranger; what is not finite is
-    left out of the histogram; ``score_counts`` (n,): how many images have each score, or None where
-    it is one each. ``p_value_counts`` (n + 1,): how many images have the p-value (k + 1) / (n + 1),
-    for n calibration scores. ``worst`` are the images to show, about WORST_IMAGES, in any order,
-    taken one at a time. ``unreadable`` has (path, reason); ``facts`` are further rows of (label,
-    value). ``drift`` and ``drift_limit`` are as in the job's summary.
+    ``scores`` and ``calibration_scores`` are (n,), higher is stranger; the histogram leaves out
+    what is not finite. ``score_counts`` (n,): how many images have each score; None: one each.
+    ``p_value_counts`` (n + 1,): how many images have the p-value (k + 1) / (n + 1), for n
+    calibration scores. ``worst`` are the images to show, about WORST_IMAGES, in any order, read one
+    at a time. ``unreadable`` has (path, reason); ``facts`` are more rows of (label, value).
+    ``drift`` and ``drift_limit`` are as in the job's summary.
     """
 
     title: str
@@ -114,7 +114,7 @@ def write_report(path: Path, report: ScoringReport, force: bool) -> None:
         unreadable_count=report.unreadable_count or len(report.unreadable),
         unreadable_shown=UNREADABLE_SHOWN,
         strip=_strip(report.compression),
-        band=BAND,
+        band=BAND_PROBABILITY,
         infinity=math.inf,
     )
 
@@ -125,14 +125,14 @@ class _Picture:
     uri: str
     width: int
     height: int
-    exact: bool  # its pixels are to be seen
+    exact: bool  # single pixels are shown
 
 
 @dataclass(frozen=True)
 class _Card:
     image: ScoredImage
     pictures: list[_Picture]
-    numbers: list[tuple[str, float, float]]  # of a vector: column, value, what it is rebuilt to
+    numbers: list[tuple[str, float, float]]  # of a vector: column, value, rebuilt value
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _card(image: ScoredImage, scale: float, columns: Sequence[str] | None) -> _C
 
 
 def _at_size_shown(image: ScoredImage) -> ScoredImage:
-    """Large ones made smaller at once, so that a page of them fits into memory."""
+    """Large images are made smaller at once, so that a page of them fits into memory."""
     if image.pixels.ndim == 1:
         return image
     return replace(
@@ -173,7 +173,7 @@ def _at_size_shown(image: ScoredImage) -> ScoredImage:
 
 def _picture(caption: str, pixels: Pixels) -> _Picture:
     height, width = pixels.shape[:2]
-    exact = max(height, width) <= PIXELS_SHOWN
+    exact = max(height, width) <= MAX_EXACT_SIDE
     return _Picture(caption, data_uri(pixels, lossless=exact), width, height, exact)
 
 
@@ -194,9 +194,9 @@ def _worst_columns(
 
 
 def _error_scale(images: Sequence[ScoredImage]) -> float:
-    """One scale for all maps shown: what the strongest errors of a typical one reach.
+    """One scale for all maps shown: the median of their strongest errors.
 
-    The largest error of all would leave most maps dark.
+    With the largest error of all most maps would be dark.
     """
     maps = [image.error_map for image in images if image.error_map is not None]
     strongest = [float(np.quantile(errors, 0.98, method="lower")) for errors in maps]
@@ -233,7 +233,7 @@ def _histogram(report: ScoringReport) -> _Histogram | None:
     places, calibration_places = across.place(scores), across.place(calibration)
     heights = [np.sqrt(_shares(places, counts)), np.sqrt(_shares(calibration_places))]
     tallest = max(height.max() for height in heights)
-    marks = [(100 * float(np.sqrt(share)) / tallest, share) for share in SHARES]
+    marks = [(100 * float(np.sqrt(share)) / tallest, share) for share in LABELLED_SHARES]
     return _Histogram(
         scores=_steps(heights[0] / tallest),
         calibration=_steps(heights[1] / tallest) if len(calibration) else "",
@@ -251,7 +251,7 @@ def _curve(report: ScoringReport) -> CalibrationCurve | None:
 
 
 def _shares(places: Scores, counts: npt.NDArray[np.int64] | None = None) -> Scores:
-    """Of BINS bins along an axis, of as many values at each place as counts say."""
+    """The share of values in each of BINS bins along an axis; counts: of values at each place."""
     sums, _ = np.histogram(np.clip(places, 0, 100), BINS, (0, 100), weights=counts)
     shares: Scores = sums / max(1, sums.sum())
     return shares

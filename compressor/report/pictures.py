@@ -1,4 +1,4 @@
-"""Pictures for people: enlarged so that one can see something, and side by side."""
+"""Pictures for people: enlarged enough to see something, and side by side."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..data.images import Pixels
 
 
 def enlarged(pixels: Pixels, side: int = 224) -> Pixels:
-    """(H, W, C) repeated by the integer that brings its longer side closest below ``side``.
+    """(H, W, C) enlarged by the largest integer with which no side exceeds ``side``.
 
-    Images that are larger come back as they are.
+    Larger images come back unchanged.
     """
     factor = max(1, side // max(pixels.shape[:2]))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def shrunk(pixels: Pixels, side: int) -> Pixels:
-    """(H, W, C) with its longer side brought down to ``side``, if it is longer."""
+    """(H, W, C) with its longer side reduced to ``side``, if it is longer."""
     if max(pixels.shape[:2]) <= side:
         return pixels
     image = _image(pixels)
@@ -31,7 +31,7 @@ def shrunk(pixels: Pixels, side: int) -> Pixels:
 
 
 def shrunk_map(values: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
-    """float32 (H, W) made smaller as ``shrunk`` does it: means of what comes together."""
+    """float32 (H, W) reduced as by ``shrunk``, by means."""
     if max(values.shape) <= side:
         return values
     image = Image.fromarray(values)
@@ -40,7 +40,7 @@ def shrunk_map(values: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.flo
 
 
 def webp(pixels: Pixels) -> bytes:
-    """(H, W, C) uint8, C in 1, 3, 4, as the bytes of a lossy WebP file, to be looked at."""
+    """(H, W, C) uint8, C in 1, 3, 4, as the bytes of a lossy WebP file, for viewing."""
     file = io.BytesIO()
     image = _image(pixels)
     (image.convert("RGB") if image.mode == "L" else image).save(file, format="WebP", quality=75)
@@ -63,8 +63,8 @@ def comparison_sheet(
     """Originals, each above its reconstruction, ``columns`` pairs in a row: RGBA (H, W, 4).
 
     Both are uint8 (H, W, C) of one size, C in 1, 3, 4. Images are enlarged to about ``side``
-    pixels, or shrunk to it; the gaps are transparent, so that the sheet fits a light and a dark
-    page.
+    pixels, or shrunk to it; the gaps are transparent, so that the sheet suits light and dark
+    pages.
     """
     columns = min(columns, len(originals))
     pairs = [
@@ -74,7 +74,7 @@ def comparison_sheet(
     height, width, _ = pairs[0][0].shape
     gap = max(2, side // 28)
     pair_height = 2 * height + gap
-    # Twice the gap between rows of pairs: one sees what belongs together.
+    # Twice the gap between rows of pairs shows what belongs together.
     rows = -(-len(pairs) // columns)
     sheet = np.zeros(
         (rows * (pair_height + 2 * gap) - 2 * gap, columns * (width + gap) - gap, 4), np.uint8

@@ -35,6 +35,6 @@ def write_page(path: Path, template: str, force: bool, **values: Any) -> None:
 
 
 def data_uri(pixels: Pixels, lossless: bool = True) -> str:
-    """(H, W, C) uint8 inside a URI: as a PNG, or as a WebP that is to be looked at."""
+    """(H, W, C) uint8 inside a URI: a PNG, or a lossy WebP for viewing."""
     kind, content = ("png", png(pixels)) if lossless else ("webp", webp(pixels))
     return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")

@@ -1,4 +1,4 @@
-"""Does a plugin keep the contract? For authors of plugins, in their own tests.
+"""Does a plugin keep the contract? For plugin authors, in their own tests.
 
     from compressor.testing import parametrize_with_checks
 
@@ -41,7 +41,7 @@ class Check:
 def checks(plugin: type[Autoencoder], settings: Settings | None = None) -> Iterator[Check]:
     """Every check, on images and on vectors, or on the one kind that the plugin takes.
 
-    settings: of the plugin's Config. Raises ConfigError if it takes neither with them.
+    settings: of the plugin's Config. Raises ConfigError if with these it takes neither.
     """
     for case in cases(plugin, settings or {}):
         for run in CHECKS:
@@ -64,5 +64,5 @@ def parametrize_with_checks(
     import pytest
 
     pairs = [plugin if isinstance(plugin, tuple) else (plugin, {}) for plugin in plugins]
-    found = [check for plugin, settings in pairs for check in checks(plugin, settings)]
-    return pytest.mark.parametrize("check", found, ids=str)
+    every = [check for plugin, settings in pairs for check in checks(plugin, settings)]
+    return pytest.mark.parametrize("check", every, ids=str)

@@ -1,4 +1,4 @@
-"""A plugin with settings and toy data to check it on."""
+"""A plugin with settings, and toy data to check it on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
 
     @cached_property
     def spec(self) -> DataSpec:
-        """Of the toy data."""
+        """The toy data's."""
         dataset = self._dataset(Path())
         vars(dataset)["rows"] = self.rows  # nothing is written yet
         return dataset.spec(np.arange(len(self.rows)), standardise=True)
@@ -68,7 +68,7 @@ class Case:
         return loop.model.eval(), loop.state
 
     def with_rate(self, rate: float) -> Autoencoder:
-        """A new one behind whose encoder there is a bottleneck, for training with that rate."""
+        """A new model with a bottleneck after its encoder, for training with that rate."""
         model = self.model()
         add_bottleneck(model, SETTINGS.model_copy(update={"rate": rate}))
         return model
@@ -97,24 +97,24 @@ class Case:
 
 def cases(plugin: type[Autoencoder], settings: Mapping[str, Any]) -> list[Case]:
     """For each kind of data that the plugin takes; raises ConfigError if it takes none."""
-    found, refusals = [], []
+    accepted, refusals = [], []
     for kind in ("image", "vector"):
         case = Case(plugin, settings, kind)
         try:
             wanted = LIKELIHOODS[case.model().likelihood].data
             if kind == "vector" and wanted != "any":
-                raise ConfigError(f"the likelihood takes no standardised vectors, but {wanted}")
+                raise ConfigError(f"the likelihood takes {wanted}, not standardised vectors")
         except ConfigError as error:
             refusals.append(error)
         else:
-            found.append(case)
-    if not found:
+            accepted.append(case)
+    if not accepted:
         raise refusals[0]
-    return found
+    return accepted
 
 
 def toy_images() -> npt.NDArray[np.uint8]:
-    """Soft blobs, one an image, of any place, width and brightness: (N, SIDE, SIDE, 1)."""
+    """Soft blobs of random place, width and brightness, one an image: (N, SIDE, SIDE, 1)."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:SIDE, :SIDE]
     row, column = random.uniform(3, SIDE - 3, (2, ROWS, 1, 1))
@@ -125,7 +125,7 @@ def toy_images() -> npt.NDArray[np.uint8]:
 
 
 def toy_vectors() -> npt.NDArray[np.float32]:
-    """Three hidden causes, twelve columns in units of their own: (N, COLUMNS)."""
+    """Mixtures of three hidden causes, each column in a unit of its own: (N, COLUMNS)."""
     random = np.random.default_rng(0)
     causes = random.normal(size=(ROWS, 3)) @ random.normal(size=(3, COLUMNS))
     noise = 0.1 * random.normal(size=causes.shape)

@@ -1,4 +1,4 @@
-"""The checks; each is named after what holds where it passes."""
+"""The checks; each is named after what holds when it passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..export.graphs import export_graphs
 from ..export.halo import measure_halo
 from ..export.parity import check_parity
 from ..likelihood import LIKELIHOODS
-from ..model import FURTHER_SCORES
+from ..model import RESERVED_SCORES
 from ..plugin import CONTRACT, Autoencoder, Code, Pass
 from ..spec import ImageSpec
 from ..training.checkpoint import State
@@ -27,7 +27,7 @@ from ..training.quantiser import choose_steps, model_code
 from .cases import STEPS, Case
 
 INTERRUPTED_AT = 17
-CORE_SCORES = {"l2", "l1", "kl", "elbo", "error_map", *FURTHER_SCORES}
+CORE_SCORES = {"l2", "l1", "kl", "elbo", "error_map", *RESERVED_SCORES}
 
 
 def config_round_trip(case: Case) -> None:
@@ -37,7 +37,9 @@ def config_round_trip(case: Case) -> None:
     assert again == case.config, f"{config.__name__} changes on its way through JSON"
     config()  # every field has a default
     for name, field in config.model_fields.items():
-        assert field.description, f"{config.__name__}.{name} has no description: --help shows it"
+        assert field.description, (
+            f"{config.__name__}.{name} has no description: compressor plugins lists it"
+        )
     try:
         config.model_validate({"no_such_field": 1})
     except ValidationError:
@@ -53,7 +55,7 @@ def names_its_contract(case: Case) -> None:
     """The class says which version of the contract it follows, and it is this one."""
     version = vars(case.plugin).get("contract")
     assert version == CONTRACT, (
-        f"the class has contract = {version}; write contract = {CONTRACT} once it passes all else"
+        f"the class has contract = {version}; write contract = {CONTRACT} once all others pass"
     )
 
 
@@ -67,12 +69,12 @@ def seeded_build(case: Case) -> None:
 
 
 def shapes(case: Case) -> None:
-    """encode gives a Code of float32 (N, K) or (N, C, h, w), decode what the likelihood wants."""
+    """encode returns a Code of float32 (N, K) or (N, C, h, w), decode what the likelihood takes."""
     model, x = case.model(), case.x
     with torch.no_grad():
         target = model.target(x)
         code = model.encode(target)
-        assert isinstance(code, Code), f"encode gives {type(code).__name__}, not a Code"
+        assert isinstance(code, Code), f"encode returns {type(code).__name__}, not a Code"
         mean = code.mean
         assert mean.dtype == torch.float32 and mean.ndim in (2, 4) and len(mean) == len(x), (
             f"the code is {mean.dtype} {tuple(mean.shape)}, not float32 (N, K) or (N, C, h, w)"
@@ -85,13 +87,13 @@ def shapes(case: Case) -> None:
         out = model.decode(mean)
     if model.rebuilds_features:
         assert target.ndim == 4 and len(target) == len(x), (
-            f"features are {tuple(target.shape)}, wanted is (N, C, h, w)"
+            f"features are {tuple(target.shape)}, not (N, C, h, w)"
         )
     else:
-        assert target is x, "a plugin with another target than x says rebuilds_features = True"
+        assert target is x, "a plugin whose target is not x needs rebuilds_features = True"
     outputs = LIKELIHOODS[model.likelihood].outputs
     wanted = (len(x), target.shape[1] * outputs, *target.shape[2:])
-    assert out.shape == wanted, f"decode gives {tuple(out.shape)}, wanted is {wanted}"
+    assert out.shape == wanted, f"decode returns {tuple(out.shape)}, not {wanted}"
 
 
 def any_size_that_the_stride_divides(case: Case) -> None:
@@ -112,10 +114,11 @@ def any_size_that_the_stride_divides(case: Case) -> None:
 
 
 def tiles_equal_the_whole(case: Case) -> None:
-    """With a stride: nothing farther away than the halo that was measured changes an answer."""
+    """With a stride: nothing farther away than the measured halo changes an answer."""
     model = case.model()
     halo, stride = measure_halo(model), model.stride
-    if halo is None or stride is None or model.rebuilds_features:  # of those only maps are joined
+    # Of features, tiles join only error maps.
+    if halo is None or stride is None or model.rebuilds_features:
         return
     cut = slice(2 * stride, -2 * stride)
     middle = slice(halo * stride, (halo + 1) * stride)
@@ -134,8 +137,8 @@ def tiles_equal_the_whole(case: Case) -> None:
     for name, (ours, theirs, at) in pairs.items():
         apart = (ours - theirs)[:, :, at, at].abs().max()
         assert apart <= 1e-4 * (1 + ours.abs().max()), (
-            f"{name} sees farther than {halo} elements of the code, at which NaN is stopped: "
-            "compute without comparisons, or leave stride None"
+            f"{name} sees farther than {halo} elements of the code, where a NaN no longer "
+            "arrives: compute without comparisons, or leave stride None"
         )
 
 
@@ -184,7 +187,7 @@ def finite_objective(case: Case) -> None:
 
 
 def loss_falls(case: Case) -> None:
-    """Training makes the loss that is watched, or without one the distortion, smaller."""
+    """Training lowers the validation loss, and the distortion."""
     _, state = case.trained
     last = [row for row in state.log if row[2] == state.log[-1][2]]
     losses = [float(row[4]) for row in last if math.isfinite(float(row[4]))]
@@ -196,33 +199,33 @@ def loss_falls(case: Case) -> None:
 
 
 def codes_shrink_with_a_rate(case: Case) -> None:
-    """Where bits cost something the code takes fewer of them."""
+    """The more a bit costs, the fewer the code takes."""
     bits = []
     for rate in (1e-6, 10.0):
         model = case.train(lambda *_: None, model=case.with_rate(rate)).model
         with torch.no_grad():
-            found = Pass(model, case.x).bits
-        assert found is not None and bool(found.isfinite().all()), "bits are not finite"
-        bits.append(float(found.mean()))
+            of_each = Pass(model, case.x).bits
+        assert of_each is not None and bool(of_each.isfinite().all()), "bits are not finite"
+        bits.append(float(of_each.mean()))
     assert bits[1] < bits[0], (
         f"a code takes {bits[1]:.4g} bits at a high rate and {bits[0]:.4g} at a low one: read the "
-        "code behind the bottleneck, passed.z or what comes of it, in some loss"
+        "code after the bottleneck, passed.z or what is made of it, in some loss"
     )
 
 
 def decoder_range(case: Case) -> None:
-    """What is decoded is finite, and images stay near [0, 1]."""
+    """Decoded data are finite, and images stay near [0, 1]."""
     model, _ = case.trained
     with torch.no_grad():
         pixels = Pass(model, case.x).pixels
-    assert bool(pixels.isfinite().all()), "decode gives numbers that are not finite"
+    assert bool(pixels.isfinite().all()), "decode returns numbers that are not finite"
     if case.kind == "image" and not model.rebuilds_features:
         low, high = float(pixels.min()), float(pixels.max())
         assert low >= -1 and high <= 2, f"images go from {low:.2f} to {high:.2f}: x is in [0, 1]"
 
 
 def scores_for_each_input(case: Case) -> None:
-    """Scores are finite, (N,) each, and have names of their own."""
+    """Scores are finite, (N,) each, and have names that the core does not use."""
     model, _ = case.trained
     with torch.no_grad():
         for name, score in model.scores(Pass(model, case.x)).items():
@@ -232,7 +235,7 @@ def scores_for_each_input(case: Case) -> None:
 
 
 def measures_are_scalars(case: Case) -> None:
-    """Measures are finite numbers, one for a whole pass."""
+    """Measures are finite scalars, one for a whole pass."""
     model, _ = case.trained
     with torch.no_grad():
         for name, value in model.measures(Pass(model, case.x)).items():
@@ -241,7 +244,7 @@ def measures_are_scalars(case: Case) -> None:
 
 
 def frozen_modules_stay(case: Case) -> None:
-    """What no player of a phase trains does not move in it, batch statistics included."""
+    """What no player of a phase trains does not change in it, batch statistics included."""
     model = case.model()
     snapshots: dict[int, list[dict[str, Tensor]]] = {}
 
@@ -256,11 +259,13 @@ def frozen_modules_stay(case: Case) -> None:
         moved = [
             name for name in first.keys() - trained if not torch.equal(first[name], last[name])
         ]
-        assert not moved, f"phase {phase.name!r} moves {moved[0]}, which no player of it trains"
+        assert not moved, (
+            f"phase {phase.name!r} changes {moved[0]}, which none of its players trains"
+        )
 
 
 def resumes_from_a_checkpoint(case: Case) -> None:
-    """A training that was interrupted ends with the weights of one that was not."""
+    """An interrupted and resumed training ends with the same weights as an uninterrupted one."""
 
     class Interrupted(Exception):
         pass
@@ -285,7 +290,7 @@ def resumes_from_a_checkpoint(case: Case) -> None:
 
 
 def portable_export_with_parity(case: Case) -> None:
-    """The graphs hold portable operators alone and agree with torch at N = 1, 2 and 5."""
+    """The graphs have only portable operators and agree with torch at N = 1, 2 and 5."""
     model, _ = case.trained
     torch.manual_seed(7)
     steps = choose_steps(model, case.x, 0.5)
@@ -354,15 +359,15 @@ _hooked = False
 
 @contextmanager
 def _watched() -> Iterator[list[str]]:
-    """Collects what is opened in the body; Python's own files, which imports read, apart."""
+    """Collects what is opened in the body, except Python's own files, which imports read."""
     global _touched, _hooked
-    if not _hooked:  # a hook can never be taken away
+    if not _hooked:  # an audit hook cannot be removed
         sys.addaudithook(_audit)
         _hooked = True
-    found: list[str] = []
-    _touched = found
+    touched: list[str] = []
+    _touched = touched
     try:
-        yield found
+        yield touched
     finally:
         _touched = None
 

@@ -10,7 +10,7 @@ from compressor.plugins.stacked import Stacked
 from compressor.plugins.undercomplete import Undercomplete
 from torch import Tensor, nn
 
-from compressor.export.halo import FIELDS, measure_halo
+from compressor.export.halo import FIELDS_TRIED, measure_halo
 from compressor.plugin import Autoencoder, Code, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
@@ -52,7 +52,7 @@ def test_the_halo_of_convolutions_follows_from_their_kernels(hidden: list[int], 
     assert measure_halo(model) == halo
 
 
-@pytest.mark.parametrize("width", [1, 3, 5, 2 * FIELDS[0] + 1])
+@pytest.mark.parametrize("width", [1, 3, 5, 2 * FIELDS_TRIED[0] + 1])
 def test_a_kernel_sees_half_its_width(width: int) -> None:
     assert measure_halo(Layer(width, nn.ReLU()).eval()) == width // 2
 
@@ -72,8 +72,8 @@ def test_what_sees_the_whole_image_has_no_halo(between: nn.Module) -> None:
 
 
 def test_kernels_as_wide_as_the_largest_field_count_as_the_whole_image() -> None:
-    assert measure_halo(Layer(2 * FIELDS[1] - 1, nn.ReLU()).eval()) == FIELDS[1] - 1
-    assert measure_halo(Layer(2 * FIELDS[1] + 1, nn.ReLU()).eval()) is None
+    assert measure_halo(Layer(2 * FIELDS_TRIED[1] - 1, nn.ReLU()).eval()) == FIELDS_TRIED[1] - 1
+    assert measure_halo(Layer(2 * FIELDS_TRIED[1] + 1, nn.ReLU()).eval()) is None
 
 
 @pytest.mark.parametrize("plugin", [Undercomplete, Stacked])

@@ -23,8 +23,8 @@ Fit = Callable[..., Loop]
 IMAGES = ImageSpec(height=28, width=28, channels=1)
 VECTORS = VectorSpec(length=50, mean=(0.0,) * 50, scale=(1.0,) * 50)
 SMALL = {"network": "dense", "hidden": [64], "latent": 24}
-OF_IMAGES = ("coarse", "patches", "defects")
-NOISES = ("gaussian", "masking", "salt-and-pepper", "dropout", *OF_IMAGES)
+IMAGE_NOISES = ("coarse", "patches", "defects")
+NOISES = ("gaussian", "masking", "salt-and-pepper", "dropout", *IMAGE_NOISES)
 
 
 def make(spec: DataSpec = IMAGES, **config: Any) -> Denoising:
@@ -185,7 +185,7 @@ def test_defects_are_pieces_of_the_batch_as_often_of_the_same_image() -> None:
     assert np.mean(sources) == pytest.approx(0.5, abs=0.12)
 
 
-@pytest.mark.parametrize("noise", OF_IMAGES)
+@pytest.mark.parametrize("noise", IMAGE_NOISES)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("number", [1, 5])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (30, 2), (13, 17)])
@@ -205,7 +205,7 @@ def test_images_of_any_size_are_corrupted_within_0_and_1(
             assert not torch.equal(several, x.expand_as(several))
 
 
-@pytest.mark.parametrize("noise", OF_IMAGES)
+@pytest.mark.parametrize("noise", IMAGE_NOISES)
 def test_noises_of_images_are_refused_for_vectors(noise: str) -> None:
     with pytest.raises(ConfigError, match=f"noise={noise} is for images.*use gaussian"):
         make(VECTORS, noise=noise)
@@ -274,7 +274,7 @@ def test_a_step_of_a_training_always_has_the_same_noise(clothes: Pixels, fit: Fi
     assert not torch.equal(hits[0], hits[1])
 
 
-@pytest.mark.parametrize("noise", [noise for noise in NOISES if noise not in OF_IMAGES])
+@pytest.mark.parametrize("noise", [noise for noise in NOISES if noise not in IMAGE_NOISES])
 def test_outputs_are_nearer_to_the_clean_images_than_the_noisy_inputs(
     clothes: Pixels, fit: Fit, noise: str
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from compressor.errors import ConfigError
-from compressor.report.heatmaps import GREY, LUMA, heatmap, overlay
+from compressor.report.heatmaps import GREY_BRIGHTNESS, LUMA, heatmap, overlay
 
 DATA = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"
 
@@ -24,11 +24,11 @@ def error_of(pixels, changed):
 def test_without_errors_the_image_shows_in_dimmed_grey(shirt):
     grey = overlay(shirt, np.zeros((28, 28), np.float32), 1.0)
     assert grey.dtype == np.uint8 and grey.shape == (28, 28, 3)
-    assert np.array_equal(grey, np.rint(GREY * shirt.astype(float)).repeat(3, axis=2))
+    assert np.array_equal(grey, np.rint(GREY_BRIGHTNESS * shirt.astype(float)).repeat(3, axis=2))
 
     rgb = np.stack([shirt[:, :, 0], shirt[::-1, :, 0], shirt[:, ::-1, 0]], axis=2)
     colour = overlay(rgb, np.zeros((28, 28), np.float32), 1.0)
-    assert np.allclose(colour[:, :, 0], GREY * (rgb @ LUMA), atol=0.51)
+    assert np.allclose(colour[:, :, 0], GREY_BRIGHTNESS * (rgb @ LUMA), atol=0.51)
     with_alpha = np.concatenate([rgb, np.zeros((28, 28, 1), np.uint8)], axis=2)
     assert np.array_equal(overlay(with_alpha, np.zeros((28, 28), np.float32), 1.0), colour)
 

@@ -174,7 +174,7 @@ class MeasuresInputs(Undercomplete):
         (Forgiving, "config_round_trip", "derive it from PluginConfig"),
         (OwnRandomness, "seeded_build", "torch's global generator"),
         (Double, "shapes", r"float64 \(8, 4\)"),
-        (WrongShape, "shapes", r"decode gives \(8, 5\)"),
+        (WrongShape, "shapes", r"decode returns \(8, 5\)"),
         (AlwaysRandom, "deterministic_encoding", "sample in training only"),
         (BatchDependent, "batch_independent_encoding", "depends on its batch"),
         (NotANumber, "finite_objective", "odd is nan"),
