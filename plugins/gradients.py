@@ -83,8 +83,9 @@ class OrientedGradients(nn.Module):
         self.register_buffer("derivatives", _derivatives(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.down > 1:
-            x = F.avg_pool2d(x, self.down)
+        if self.down > 1:  # a convolution, since average pooling does not run everywhere
+            weights = x.new_full((x.shape[1], 1, self.down, self.down), 1 / self.down**2)
+            x = F.conv2d(x, weights, stride=self.down, groups=x.shape[1])
         channels, height, width = x.shape[1:]
         planes = extended(x.reshape(-1, 1, height, width), self.derivatives.shape[2] // 2)
         slopes = F.conv2d(planes, self.derivatives)

@@ -125,17 +125,20 @@ class Engine:
         """A graph's answers for padded images: scores are means over tiles, error_map is whole."""
         if len(parts) == 1:
             return self._run(graph, pixels, parts[0].window.size)
-        error_map = np.empty(pixels.shape[:3], np.float32)
+        whole: dict[str, Any] = {}
         answers: dict[str, Any] = {}
         for tile in parts:
             of_tile = self._run(graph, pixels[tile.window.pixels], tile.window.size)
             if "error_map" in of_tile:
-                error_map[tile.kept.pixels] = of_tile.pop("error_map")[tile.within.pixels]
+                if not whole:
+                    whole["error_map"] = np.empty(pixels.shape[:3], np.float32)
+                part = of_tile.pop("error_map")[tile.within.pixels]
+                whole["error_map"][tile.kept.pixels] = part
             share = math.prod(tile.kept.size) / math.prod(pixels.shape[1:3])
             for name, scores in of_tile.items():
                 answers[name] = answers.get(name, 0.0) + share * scores.astype(np.float64)
         answers = {name: scores.astype(np.float32) for name, scores in answers.items()}
-        return {**answers, "error_map": error_map}
+        return answers | whole
 
     def _score_any_size(self, pixels: Rows, stride: int) -> dict[str, Any]:
         _, height, width, _ = pixels.shape

@@ -11,7 +11,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -41,17 +41,19 @@ class Encoder(nn.Module):
         self.register_buffer("inverse", 1 / steps)
 
     def forward(self, data: Tensor) -> Tensor:
-        return self.of(Pass(self.model, self.normalisation(data), training=False))
+        return self.rounded(self.scaled(data))
 
-    def of(self, passed: Pass) -> Tensor:
-        """What forward gives."""
-        # Half up, since runtimes disagree about Round at halves.
-        code = torch.floor(self.scaled(passed) + 0.5)
-        return code.clamp(-CODE_LIMIT, CODE_LIMIT).to(torch.int32)
-
-    def scaled(self, passed: Pass) -> Tensor:
+    def scaled(self, data: Tensor) -> Tensor:
         """f(x) / step, before it is rounded."""
+        return self.scaled_code(Pass(self.model, self.normalisation(data), training=False))
+
+    def scaled_code(self, passed: Pass) -> Tensor:
+        """The same, of a pass."""
         return passed.code.mean * self.inverse
+
+    def rounded(self, scaled: Tensor) -> Tensor:
+        """Half up, since runtimes disagree about Round at halves."""
+        return torch.floor(scaled + 0.5).clamp(-CODE_LIMIT, CODE_LIMIT).to(torch.int32)
 
 
 class Decoder(nn.Module):
@@ -118,7 +120,8 @@ class Everything(nn.Module):
 
     def forward(self, data: Tensor, code: Tensor | None = None) -> tuple[Tensor, ...]:
         passed = Pass(self.scorer.model, self.scorer.normalisation(data), training=False)
-        answers = (self.encoder.of(passed), *self.scorer.of(passed))
+        code_of_data = self.encoder.rounded(self.encoder.scaled_code(passed))
+        answers = (code_of_data, *self.scorer.of(passed))
         if self.further is not None:
             answers += self.further.of(passed)
         if self.decoder is not None:
@@ -187,13 +190,15 @@ def _export(
     stride: int | None,
 ) -> onnx.ModelProto:
     """One graph of it all; only N, and H and W of what has a stride, are symbolic."""
-    batch = torch.export.Dim("N", min=1)
-    data_dims: dict[int, object] = {0: batch}
-    code_dims: dict[int, object] = {0: batch}
-    if stride is not None:
-        h, w = (torch.export.Dim(name, min=1) for name in ("h", "w"))
-        data_dims |= {1: stride * h, 2: stride * w} if stride > 1 else {1: h, 2: w}
-        code_dims |= {2: h, 3: w}
+
+    def dimensions(axes: Sequence[int], factor: int, owner: str) -> dict[int, object]:
+        """Of one input alone: a part may not ask the other input for its size."""
+        symbols = [torch.export.Dim(f"{name}_{owner}", min=1) for name in ("n", "h", "w")]
+        sizes = [symbols[0], *(factor * s if factor > 1 else s for s in symbols[1:])]
+        return dict(zip(axes, sizes, strict=False))
+
+    data_dims = dimensions((0,) if stride is None else (0, 1, 2), stride or 1, "data")
+    code_dims = dimensions((0,) if stride is None else (0, 2, 3), 1, "code")
     noise = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -238,6 +243,19 @@ def _part(everything: onnx.ModelProto, name: str, part: Part) -> onnx.ModelProto
     _name_dimensions(graph_model, {**part.inputs, **part.outputs})
     refuse_unportable(graph_model, name)
     return graph_model
+
+
+def without_outputs(graph: bytes, names: Collection[str]) -> bytes | None:
+    """The graph of all other outputs; None if there are none."""
+    whole = onnx.load_from_string(graph)
+    inputs = [value.name for value in whole.graph.input]
+    outputs = [value.name for value in whole.graph.output if value.name not in names]
+    if not outputs:
+        return None
+    part = onnx.utils.Extractor(whole).extract_model(inputs, outputs)
+    clean(part)
+    content: bytes = part.SerializeToString(deterministic=True)
+    return content
 
 
 def _name_dimensions(graph_model: onnx.ModelProto, names: Mapping[str, Sequence[str]]) -> None:
