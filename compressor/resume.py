@@ -39,6 +39,46 @@ class Ledger(BaseModel):
 AnyLedger = TypeVar("AnyLedger", bound=Ledger)
 
 
+class FolderLock:
+    """Keeps other processes out of a folder, where the file system can: two writers would mix."""
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self._folder, self._output = folder, output
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """Raises OutputError if another process has it."""
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        self._descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise OutputError(
+                f"another job is writing {self._output}; wait for it to end, or choose another "
+                "output"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def empty(folder: Path) -> None:
+    """Deletes what is in a folder, which stays: a lock may be on it."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
 class Unfinished(Generic[AnyLedger]):
     """The hidden folder of the output ``path`` while a job writes it.
 
@@ -52,25 +92,26 @@ class Unfinished(Generic[AnyLedger]):
         self.folder = self.partial / content
         self.ledger = ledger
         self._kind = kind
-        self._lock: int | None = None
+        self._lock = FolderLock(self.partial, self.path)
 
     def open(self, *, resume: bool, discard: bool) -> None:
         """With ``resume`` the ledger of a job that was cut short, if there is one, goes on.
 
         Without, one that has finished parts is refused unless ``discard`` says that it may go.
         """
-        self._take()
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock.take()
         try:
             if resume:
                 self.ledger = self._resumed()
             elif not discard:
                 self._refuse()
             if not self.ledger.files:
-                self._clear()
+                empty(self.partial)
                 self.folder.mkdir()
                 self.save()
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
 
     def save(self) -> None:
@@ -81,43 +122,12 @@ class Unfinished(Generic[AnyLedger]):
         """Ends the work; what cannot be resumed goes."""
         if not self.ledger.files and self.partial.exists():
             shutil.rmtree(self.partial)
-        self._release()
+        self._lock.release()
 
     def remove(self) -> None:
         """Deletes the folder; the ledger goes first: one without its files would be damaged."""
         (self.partial / "job.json").unlink(missing_ok=True)
         shutil.rmtree(self.partial)
-
-    def _take(self) -> None:
-        """Keeps other processes out, where the file system can: two writers mix their parts."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        self._lock = os.open(self.partial, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._release()
-            raise OutputError(
-                f"another job is writing {self.path}; wait for it to end, or choose another output"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _clear(self) -> None:
-        """Empties the folder, which stays: the lock is on it."""
-        for entry in self.partial.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
 
     def _refuse(self) -> None:
         """A job that was cut short may be hours of work."""

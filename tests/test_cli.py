@@ -578,8 +578,8 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(
     assert "exporting" in resumed.err
 
     # Exporting takes most of the time. The same weights have the same graphs: training checks that.
-    graphs = {path.stem: onnx.load(path) for path in copy.glob("*.onnx")}
-    monkeypatch.setattr("compressor.training.bundle.export_graphs", lambda *_: graphs)
+    graphs = mock.Mock(graphs=lambda *_: {p.stem: onnx.load(p) for p in copy.glob("*.onnx")})
+    monkeypatch.setattr("compressor.training.train.rehearse", lambda *_: graphs)
     whole = run(*TRAIN, "-o", tmp_path / "whole", "--json")
     assert whole.code == 0, whole.err
     told, expected = as_object(resumed), as_object(whole)
@@ -602,7 +602,7 @@ def test_ctrl_c_in_training_leaves_no_model_and_what_resume_needs(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Progress, "update", press)
-    monkeypatch.setattr("compressor.training.bundle.export_graphs", lambda *_: {})
+    monkeypatch.setattr("compressor.training.train.rehearse", lambda *_: None)
     ran = run(*TRAIN, "-o", tmp_path / "model", "--json")
     assert ran.code == 1 and not ran.out
     assert "interrupted" in ran.error

@@ -15,7 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+import onnx.numpy_helper
 import onnx.utils
+import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
@@ -133,45 +135,80 @@ class Everything(nn.Module):
 def export_graphs(
     model: Autoencoder, steps: Tensor, nats: float | None = None
 ) -> dict[str, onnx.ModelProto]:
-    """The graphs encoder, decoder, scorer and further, by name.
+    """encoder, decoder, scorer and further by name. steps: float32, broadcastable to code_shape.
 
-    steps: float32, broadcastable to code_shape. nats: what a unit of distortion is in nats, for the
-    -ELBO of Gaussian codes (scores.py). Models that rebuild features have no decoder and no
-    further: both need pixels.
+    nats: of a unit of distortion, for the -ELBO of Gaussian codes (scores.py).
+
+    Neither decoder nor further is there where features are rebuilt: both make pixels again.
 
     Raises ExportError if a graph cannot be exported or would not run everywhere.
     """
-    model.eval()
-    scores = score_names(model, nats)
-    model = without_batch_norm(model)
-    spec, stride, kind = model.spec, model.stride, str(model.spec.kind)
-    if isinstance(spec, ImageSpec) and stride is not None:
-        # torch.export makes an axis of length one a constant
-        size = {"height": max(spec.height, 2 * stride), "width": max(spec.width, 2 * stride)}
-        spec = spec.model_copy(update=size)
-    data, encoder = example(spec, 2), Encoder(model, steps)
-    with torch.no_grad():
-        code = encoder(data)
-    data_axes = ["N", "H", "W", "C"] if isinstance(spec, ImageSpec) else ["N", "D"]
-    code_axes = [f"code_{axis}" for axis in range(1, code.ndim)]
-    if stride is not None:
-        code_axes = ["code_1", "h", "w"]
-    scored = {**{name: ["N"] for name in scores}, "error_map": data_axes[:3]}
-    parts = {
-        "encoder": Part({kind: data_axes}, {"code": ["N", *code_axes]}),
-        "scorer": Part({kind: data_axes}, scored),
-    }
+    return Traced(model, steps, nats).graphs(model, steps, nats)
+
+
+class Traced:
+    """What a model computes, as the exporter wrote it down: with any weights it gives graphs.
+
+    Writing it down takes most of an export's time and needs no trained weights, so a training does
+    it before its first step: what cannot be exported shows then, and at the end weights are put in.
+    Arguments are those of ``export_graphs``, and so are the errors.
+    """
+
+    def __init__(self, model: Autoencoder, steps: Tensor, nats: float | None) -> None:
+        module, spec, stride = _everything(model, steps, nats), model.spec, model.stride
+        kind = str(spec.kind)
+        if isinstance(spec, ImageSpec) and stride is not None:
+            # torch.export makes an axis of length one a constant
+            size = {"height": max(spec.height, 2 * stride), "width": max(spec.width, 2 * stride)}
+            spec = spec.model_copy(update=size)
+        data = example(spec, 2)
+        with torch.no_grad():
+            code = module.encoder(data)
+        data_axes = ["N", "H", "W", "C"] if isinstance(spec, ImageSpec) else ["N", "D"]
+        code_axes = ["N", *(f"code_{axis}" for axis in range(1, code.ndim))]
+        if stride is not None:
+            code_axes = ["N", "code_1", "h", "w"]
+        scores = {name: ["N"] for name in score_names(model, nats)}
+        self._parts = {
+            "encoder": Part({kind: data_axes}, {"code": code_axes}),
+            "scorer": Part({kind: data_axes}, {**scores, "error_map": data_axes[:3]}),
+        }
+        inputs: tuple[Tensor, ...] = (data,)
+        if module.further is not None:
+            further = {name: ["N"] for name in module.further.names}
+            further["hidden_differences"] = ["N", "K"]
+            self._parts["further"] = Part({kind: data_axes}, further)
+            self._parts["decoder"] = Part({"code": code_axes}, {kind: data_axes})
+            inputs = (data, code)
+        outputs = [
+            f"{name}/{output}" for name, part in self._parts.items() for output in part.outputs
+        ]
+        self._proto = _export(module, inputs, [kind, "code"][: len(inputs)], outputs, stride)
+
+    def graphs(
+        self, model: Autoencoder, steps: Tensor, nats: float | None
+    ) -> dict[str, onnx.ModelProto]:
+        """The graphs with the weights of ``model``, which has the architecture that was traced."""
+        weights = _everything(model, steps, nats).state_dict()
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name in weights:  # others are constants
+                value = weights[tensor.name].detach().cpu().contiguous().numpy()
+                if list(value.shape) != list(tensor.dims):
+                    raise ExportError(f"{tensor.name} has another shape than when it was traced")
+                tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+        whole = onnxscript.optimizer.optimize(proto)
+        return {name: _part(whole, name, part) for name, part in self._parts.items()}
+
+
+def _everything(model: Autoencoder, steps: Tensor, nats: float | None) -> Everything:
+    """A copy of the model, ready to be exported."""
+    model = without_batch_norm(model.eval()).eval()
     decoder = further = None
     if not model.rebuilds_features:
         decoder, further = Decoder(model, steps), FurtherScorer(model)
-        names = {name: ["N"] for name in further.names}
-        parts["further"] = Part({kind: data_axes}, {**names, "hidden_differences": ["N", "K"]})
-        parts["decoder"] = Part({"code": ["N", *code_axes]}, {kind: data_axes})
-    everything = Everything(encoder, decoder, Scorer(model, nats), further)
-    inputs = (data,) if decoder is None else (data, code)
-    outputs = [f"{part}/{name}" for part in parts for name in parts[part].outputs]
-    both = _export(everything, inputs, [kind, "code"][: len(inputs)], outputs, stride)
-    return {name: _part(both, name, part) for name, part in parts.items()}
+    return Everything(Encoder(model, steps), decoder, Scorer(model, nats), further).eval()
 
 
 @dataclass(frozen=True)
@@ -210,6 +247,7 @@ def _export(
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
+                optimize=False,  # which folds small weights away
                 input_names=list(input_names),
                 output_names=list(output_names),
                 dynamic_shapes=(data_dims, code_dims)[: len(inputs)],
@@ -223,7 +261,6 @@ def _export(
         ) from error
     assert program is not None
     exported: onnx.ModelProto = program.model_proto
-    clean(exported)
     return exported
 
 

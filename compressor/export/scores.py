@@ -72,10 +72,13 @@ class Scorer(nn.Module):
     image's size. nats: what a unit of distortion is in nats, where codes are Gaussian: ``nats_of``.
     """
 
+    nats: Tensor | None
+
     def __init__(self, model: Autoencoder, nats: float | None = None) -> None:
         super().__init__()
         self.model, self.normalisation = model, Normalisation(model.spec)
-        self.nats = nats
+        # A buffer, and no constant: its value is known after the training.
+        self.register_buffer("nats", None if nats is None else torch.tensor(nats))
 
     def named(self, passed: Pass) -> dict[str, Tensor]:
         """The scores by name, without error_map; raises ExportError if two share one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from ..anomaly.calibration import Scores
@@ -29,10 +30,10 @@ from ..entropy.networks import OnnxNetworks
 from ..entropy.prior import Prior
 from ..entropy.tables import Tables
 from ..errors import ExportError
-from ..export.graphs import export_graphs, without_outputs
+from ..export.graphs import Traced, without_outputs
 from ..export.halo import measure_halo
 from ..export.hyperprior import export_hyperprior
-from ..export.parity import BATCHES, check_parity
+from ..export.parity import BATCHES, Parity, check_parity
 from ..export.scores import FurtherScorer, nats_of, score_names
 from ..likelihood import LIKELIHOODS
 from ..log import log
@@ -47,6 +48,13 @@ from .rate import Aim, places
 from .settings import TrainingSettings
 from .weights import round_weights
 
+FINISHING = (
+    "rounding weights and codes",
+    "making and checking the graphs",
+    "encoding training data",
+    "learning the prior",
+    "scoring calibration data",
+)
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
 PRIOR_ELEMENTS = 2**24  # of the codes that the tables are learned from
 COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
@@ -64,19 +72,27 @@ def bundle(
     split: Split,
     training: TrainingSettings,
     facts: Mapping[str, Any],
+    traced: Traced | None,
+    report: Callable[[str], None] = lambda step: None,
 ) -> tuple[dict[str, bytes], ModelManifest]:
     """A model's files, and its manifest but for their hashes.
 
     Takes the bottleneck out of ``model``: from here on the graphs and the prior stand for it.
+    traced: what a rehearsal has exported, if there was one. report: is told each of FINISHING.
     """
     trained = _Trained.take(model, dataset, split, training, facts)
     torch.manual_seed(trained.seed)  # whatever was drawn before, or in the run that was resumed
     rows, probe = trained.probe()
+    report("rounding weights and codes")
     steps, weight_bits = _round(trained, probe)
-    graphs, parity = _export(trained, steps, rows, probe)
+    report("making and checking the graphs")
+    graphs, parity = _export(trained, traced, steps, rows, probe)
     engine = Engine(graphs, "cpu")
+    report("encoding training data")
     codes = _codes(engine, dataset, split.training, model.spec)
+    report("learning the prior")
     quantiser = _learn_prior(trained, graphs, engine, codes, steps, probe)
+    report("scoring calibration data")
     judged = _learn_scores(trained, graphs, engine, codes)
     files = graphs.files
     files["golden.npz"] = _golden(trained, graphs, engine, rows[:GOLDEN_INPUTS], probe)
@@ -196,17 +212,24 @@ def _round(trained: _Trained, probe: Tensor) -> tuple[Tensor, Any]:
 
 
 def _export(
-    trained: _Trained, steps: Tensor, rows: Rows, probe: Tensor
+    trained: _Trained, traced: Traced | None, steps: Tensor, rows: Rows, probe: Tensor
 ) -> tuple[_Unsaved, dict[str, Any]]:
     """The graphs, which an engine can run, and how far they are from torch."""
     model = trained.model
     # With a rate nothing has held the scale of a Gaussian code.
     nats = None if trained.rate_asked else nats_of(model, probe)
-    graphs = {
-        name: graph.SerializeToString(deterministic=True)
-        for name, graph in export_graphs(model, steps, nats).items()
-    }
-    parity = check_parity(model, steps, graphs, rows[: sum(BATCHES)], nats)
+
+    def checked(made: Mapping[str, ModelProto]) -> tuple[dict[str, bytes], Parity]:
+        contents = {n: graph.SerializeToString(deterministic=True) for n, graph in made.items()}
+        return contents, check_parity(model, steps, contents, rows[: sum(BATCHES)], nats)
+
+    try:
+        graphs, parity = checked((traced or Traced(model, steps, nats)).graphs(model, steps, nats))
+    except ExportError:
+        if traced is None:
+            raise
+        # Training may have changed more than weights: what f and g do then has to be traced anew.
+        graphs, parity = checked(Traced(model, steps, nats).graphs(model, steps, nats))
     left_out = parity.disagreeing
     for score, apart in left_out.items():
         log.warning(

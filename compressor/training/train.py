@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ from ..normalisation import Normalisation
 from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
-from .bundle import bundle
+from ..resume import FolderLock, empty
+from .bundle import FINISHING, bundle
 from .checkpoint import Checkpoint, State, log_bytes
 from .dataset import Dataset, load_dataset, pieces, split_rows
 from .loop import Budget, Loop
+from .rehearsal import rehearse
 from .settings import TrainingSettings, split_settings
 from .start import begin_where, make_model
 
@@ -90,6 +93,8 @@ def train(
             begin_where(model, start)
         _refuse_data(model, dataset)
         _refuse_batches_of_one(model, min(training.batch_size, len(split.training)))
+        log.info("a rehearsal of the export")
+        traced = rehearse(model, dataset, split.training)
         budget = Budget(max_steps, max_seconds)
         with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
 
@@ -118,7 +123,12 @@ def train(
         entry = PluginEntry(
             name=plugin, distribution=announced.distribution, version=announced.version
         )
-        files, manifest = bundle(model, entry, dataset, split, training, facts)
+        with Progress("finish", len(FINISHING), shown=progress) as bar:
+            report_step = partial(_report_step, bar)
+            files, manifest = bundle(
+                model, entry, dataset, split, training, facts, traced, report_step
+            )
+            bar.update(len(FINISHING))
         files["training.csv"] = log_bytes(state)
         manifest = manifest.model_copy(update={"files": file_entries(files)})
         write_model(output, files | manifest_files(manifest), force)
@@ -133,6 +143,10 @@ def train(
         "unreadable": len(dataset.unreadable),
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
     }
+
+
+def _report_step(bar: Progress, step: str) -> None:
+    bar.update(FINISHING.index(step), step)
 
 
 def _opened(start: str | Path, plugin: str) -> Model:
@@ -196,32 +210,43 @@ def _training_folder(
     """
     output = output.absolute()
     folder = output.with_name(f"{output.name}.training")
-    record = folder / "job.json"
-    if folder.exists() and resume:
-        _refuse_other_job(folder, record, job)
-    else:
-        if folder.exists() and not force:
-            raise OutputError(
-                f"{folder} holds an unfinished training; give resume=True to go on with it, or "
-                "force=True to start anew"
-            )
-        if folder.exists() and not record.exists():
-            raise OutputError(
-                f"{folder} is where the training keeps its files, and other data stand there; "
-                "choose another output"
-            )
-        with output_errors(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_atomically(record, json.dumps(job, indent=1).encode())
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder, output)
+    lock.take()
     try:
-        with output_errors(folder):
-            yield folder
-    except BaseException:
-        if not Checkpoint(folder).path.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder)
+        _prepare(folder, job, resume, force)
+        try:
+            with output_errors(folder):
+                yield folder
+        except BaseException:
+            if not Checkpoint(folder).path.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder)
+    finally:
+        lock.release()
+
+
+def _prepare(folder: Path, job: dict[str, Any], resume: bool, force: bool) -> None:
+    """Leaves the folder, which exists, as a training begins or goes on with it."""
+    record, is_empty = folder / "job.json", not any(folder.iterdir())
+    if resume and not is_empty:
+        _refuse_other_job(folder, record, job)
+        return
+    if not is_empty and not record.exists():
+        raise OutputError(
+            f"{folder} is where the training keeps its files, and other data stand there; "
+            "choose another output"
+        )
+    if not is_empty and not force:
+        raise OutputError(
+            f"{folder} holds an unfinished training; give resume=True to go on with it, or "
+            "force=True to start anew"
+        )
+    with output_errors(folder):
+        empty(folder)
+        write_atomically(record, json.dumps(job, indent=1).encode())
 
 
 def _refuse_other_job(folder: Path, record: Path, job: dict[str, Any]) -> None:
