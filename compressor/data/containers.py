@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from ..errors import DataError, UnreadableImage
-from .decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, decode_all
+from .decode import MAX_ENCODED_BYTES, decode_all
+from .formats import IMAGE_SUFFIXES
 from .images import Chunk, Images, Shard
 from .names import as_text, is_unsafe
 from .reading import chunks_of, fingerprint, reading

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ..errors import DataError
 from .arrays import ArraySource, NpzSource, open_npy
 from .containers import TarSource, ZipSource
-from .decode import IMAGE_SUFFIXES
 from .folder import FolderSource, find_files
+from .formats import IMAGE_SUFFIXES
 from .images import Source
 from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource
