@@ -489,6 +489,8 @@ def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
 
 def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
     """Prints a summary and ends with its exit code."""
+    from compressor.data.left_out import images_among, listed
+
     if as_json:
         print(json.dumps(summary))
     else:
@@ -498,10 +500,17 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
                 for entry in value:
                     fields = entry.items() if isinstance(entry, dict) else [("", entry)]
                     click.echo("  " + "  ".join(f"{k} {v}".strip() for k, v in fields))
+            elif key in ("left_out", "not_kept"):
+                if value:
+                    click.echo(f"{key}: {listed(value)}")
             elif value not in (None, [], {}):
                 number = isinstance(value, int) and not isinstance(value, bool)
                 click.echo(f"{key}: {value:,}" if number else f"{key}: {value}")
-    incomplete = "kind" not in summary and (summary.get("unreadable") or summary.get("damage"))
+    incomplete = "kind" not in summary and (
+        summary.get("unreadable")
+        or summary.get("damage")
+        or images_among(summary.get("left_out", {}))
+    )
     sys.exit(code or (SOME_UNREADABLE if incomplete else 0))
 
 

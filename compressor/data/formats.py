@@ -58,3 +58,8 @@ def format_of(head: bytes) -> str | None:
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     return "PPM" if _PPM.match(head) else None
+
+
+def is_read(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is an image of a format that is read."""
+    return format_of(head) not in (None, *NOT_READ)

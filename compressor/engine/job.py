@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
+from ..data.left_out import left_out, listed
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
@@ -26,7 +29,8 @@ MAX_SKIPPED_LOGGED = 20  # inputs that the log names; a table may have many more
 class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
 
-    chunk: images that are worked on together; images: how many are done; unreadable: the skipped.
+    chunk: images that are worked on together; images: how many are done; unreadable: the skipped;
+    not_kept: how many have something beside their pixels, as EXIF.
     """
 
     def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
@@ -38,6 +42,7 @@ class Job:
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
+        self.not_kept: Counter[str] = Counter()
         log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
@@ -62,7 +67,7 @@ class Job:
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
             images = fitting(loaded, self.model.spec)
-            return Images(images.names, [], images.unreadable), work(images)
+            return replace(images, groups=[]), work(images)
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
             done, results = start - chunk.start, []
@@ -78,8 +83,10 @@ class Job:
             for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
                 self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
+                self.not_kept.update(images.not_kept)
                 yield images, result
                 bar.update(start + self.images + self.unreadable.count)
+        self.say_left_out()
         if not self.images and not start:
             raise self.nothing()
 
@@ -89,6 +96,11 @@ class Job:
         reason = f"; the first: {' '.join(first[0])}" if first else ""
         kind = self.model.spec.kind
         return DataError(f"no {kind} in {self.source.location} can be used{reason}")
+
+    def say_left_out(self) -> None:
+        """Says in the log which other files the source holds, once it has been read."""
+        if counts := left_out(self.source):
+            log.warning("left out: %s", listed(counts))
 
     def skip(self, images: Images) -> None:
         """Notes the unreadable ones, and names the first few in the log."""
@@ -105,6 +117,7 @@ class Job:
         return {
             "images": self.images,
             **self.unreadable.summary(),
+            "left_out": left_out(self.source),
             "seconds": round(time.monotonic() - self._started, 3),
             "device": self.engine.device.name,
         }
@@ -120,4 +133,4 @@ def fitting(images: Images, spec: DataSpec) -> Images:
             unreadable |= {int(position): str(error) for position in group.positions}
         else:
             groups.append(group)
-    return Images(images.names, groups, unreadable)
+    return replace(images, groups=groups, unreadable=unreadable)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels, Rows, Source
+from ..data.left_out import left_out, listed
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
+from ..log import log
 from ..normalisation import mean_and_scale
 from ..spec import DataSpec, ImageSpec, VectorSpec
 
@@ -29,11 +32,11 @@ CROPS = 2**62  # streams of random numbers from here on place crops; those below
 
 @dataclass(frozen=True)
 class Dataset:
-    """Decoded images or vectors in a file; unreadable: (name, reason) of those left out.
+    """Decoded images or vectors in a file; unreadable: (name, reason) of those that are not there.
 
     shape: (H, W, C) of a uint8 image, or (D,) of a float32 vector, whose columns may have names.
     sizes: int64 (count, 2), the heights and widths of images that are cropped to ``shape``; None
-    where all rows have that shape.
+    where all rows have that shape. left_out: the other files of the source, by suffix.
     """
 
     file: Path
@@ -42,6 +45,7 @@ class Dataset:
     columns: tuple[str, ...] | None
     unreadable: list[tuple[str, str]]
     sizes: npt.NDArray[np.int64] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> Any:
@@ -127,12 +131,11 @@ def load_dataset(source: Source, folder: Path, crop: int | None = None) -> Datas
     facts = json.loads(record.read_text())
     columns = None if facts["columns"] is None else tuple(facts["columns"])
     unreadable = [(name, reason) for name, reason in facts["unreadable"]]
-    shape = tuple(facts["shape"])
-    if crop is None:
-        return Dataset(file, facts["count"], shape, columns, unreadable)
-    return Dataset(
-        file, facts["count"], (crop, crop, shape[2]), columns, unreadable, np.load(sizes)
-    )
+    shape, others = tuple(facts["shape"]), facts.get("left_out", {})
+    if crop is not None:
+        shape = (crop, crop, shape[2])
+    loaded = None if crop is None else np.load(sizes)
+    return Dataset(file, facts["count"], shape, columns, unreadable, loaded, others)
 
 
 def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | None) -> None:
@@ -164,6 +167,8 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
                 shapes += [shape[:2]] * len(group.pixels)
         out.flush()
         os.fsync(out.fileno())
+    if others := left_out(source):
+        log.warning("left out: %s", listed(others))
     if first is None or not shapes:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"nothing in {source.location} can be read{reason}")
@@ -172,6 +177,7 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
         "count": len(shapes),
         "columns": source.columns,
         "unreadable": unreadable,
+        "left_out": left_out(source),
     }
     if crop is not None:
         np.save(sizes, np.array(shapes, np.int64))

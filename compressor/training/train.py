@@ -132,6 +132,7 @@ def train(
         "images": dataset.count,
         "unreadable": len(dataset.unreadable),
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
+        "left_out": dict(dataset.left_out),
     }
 
 
