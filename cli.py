@@ -163,6 +163,11 @@ def plugins(as_json: bool, check: bool) -> None:
     type=click.FloatRange(0, min_open=True),
     help="Find the rate at which a pixel (of vectors, a number) takes so many bits, say 0.5.",
 )
+@click.option(
+    "--channels",
+    type=click.Choice(["auto", "grey", "rgb"]),
+    help="Convert images to grey or RGB, dropping opaque alpha [default: auto, as they are].",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
 @force
@@ -178,6 +183,7 @@ def train(
     max_steps: int | None,
     quality: float | None,
     bits: float | None,
+    channels: str | None,
     seed: int,
     resume: bool,
     force: bool,
@@ -190,8 +196,8 @@ def train(
     """
     from compressor import verbs
 
-    aims = {"quality": quality, "bits": bits}
-    given = {name: value for name, value in aims.items() if value is not None}
+    options = {"quality": quality, "bits": bits, "channels": channels}
+    given = {name: value for name, value in options.items() if value is not None}
     summary = verbs.train(
         plugin,
         data,

@@ -38,12 +38,14 @@ class Images:
     ``names`` has every image, unreadable ones included; ``groups`` have the readable ones by size,
     each position in ``names`` at most once; ``unreadable`` maps the other positions to the reason.
     ``not_kept`` counts the images that have something beside their pixels: EXIF, ICC and so on.
+    ``converted``: how many are in other channels than they came in, without loss.
     """
 
     names: list[str]
     groups: list[Group]
     unreadable: dict[int, str] = field(default_factory=dict)
     not_kept: Mapping[str, int] = field(default_factory=dict)
+    converted: int = 0
 
     def without_first(self, count: int) -> Images:
         """All but the first ``count``."""

@@ -10,19 +10,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
+from ..data.channels import in_channels
+from ..data.images import MAX_NAMED, Chunk, Group, Images, Rows, Unreadable
 from ..data.left_out import left_out, listed
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
 from ..model import Model
 from ..progress import Progress
-from ..spec import DataSpec
+from ..spec import DataSpec, ImageSpec
 from .engine import Engine
 from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
 
+ROWS_LOOKED_AT = 64  # of an array, before it is refused for its channels
 MAX_SKIPPED_LOGGED = 20  # inputs that the log names; a table may have many more
 
 
@@ -30,7 +32,8 @@ class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
 
     chunk: images that are worked on together; images: how many are done; unreadable: the skipped;
-    not_kept: how many have something beside their pixels, as EXIF.
+    not_kept: how many have something beside their pixels, as EXIF; converted: how many are in other
+    channels than they came in.
     """
 
     def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
@@ -43,18 +46,23 @@ class Job:
         self.images = 0
         self.unreadable = Unreadable()
         self.not_kept: Counter[str] = Counter()
+        self.converted = 0
         log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
         """Raises DataError if no row can fit the model, instead of skipping them one by one."""
-        if self.source.shape is not None:
-            try:
-                self.model.spec.check(self.source.shape)
-            except UnreadableImage as error:
-                raise DataError(
-                    f"{self.source.location}: every row {error}; give data like those that "
-                    f"{self.model.location} was trained on"
-                ) from error
+        shape, spec = self.source.shape, self.model.spec
+        reason = "" if shape is None else _misfit(spec, shape)
+        if not reason:
+            return
+        # Rows of other channels may have grey or opaque alpha in them: the first ones tell.
+        first = next(iter(self.source.chunks(ROWS_LOOKED_AT)), None)
+        if first is None or any(fitting(rows, spec).groups for rows in first.load()):
+            return
+        raise DataError(
+            f"{self.source.location}: every row {reason}; give data like those that "
+            f"{self.model.location} was trained on"
+        )
 
     def run(
         self, work: Callable[[Images], Result], *, start: int = 0, progress: bool = False
@@ -84,6 +92,7 @@ class Job:
                 self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
                 self.not_kept.update(images.not_kept)
+                self.converted += images.converted
                 yield images, result
                 bar.update(start + self.images + self.unreadable.count)
         self.say_left_out()
@@ -117,6 +126,7 @@ class Job:
         return {
             "images": self.images,
             **self.unreadable.summary(),
+            "converted": self.converted,
             "left_out": left_out(self.source),
             "seconds": round(time.monotonic() - self._started, 3),
             "device": self.engine.device.name,
@@ -124,13 +134,39 @@ class Job:
 
 
 def fitting(images: Images, spec: DataSpec) -> Images:
-    """The same images; those that do not fit the model become unreadable."""
-    groups, unreadable = [], dict(images.unreadable)
+    """The same images in the model's channels; those that do not fit the model are unreadable.
+
+    Channels change without loss alone: grey is three equal channels, opaque alpha none.
+    """
+    groups, unreadable, converted = [], dict(images.unreadable), 0
     for group in images.groups:
-        try:
-            spec.check(group.pixels.shape[1:])
-        except UnreadableImage as error:
-            unreadable |= {int(position): str(error) for position in group.positions}
-        else:
-            groups.append(group)
-    return replace(images, groups=groups, unreadable=unreadable)
+        fitted, others = _fitted(group, spec)
+        unreadable |= others
+        if fitted is not None:
+            groups.append(fitted)
+            if fitted.pixels.shape[3:] != group.pixels.shape[3:]:
+                converted += len(fitted.positions)
+    return replace(images, groups=groups, unreadable=unreadable, converted=converted)
+
+
+def _fitted(group: Group, spec: DataSpec) -> tuple[Group | None, dict[int, str]]:
+    """Those of a group that fit the model, and why the others do not."""
+    pixels, positions = group.pixels, group.positions
+    others: dict[int, str] = {}
+    if isinstance(spec, ImageSpec) and pixels.ndim == 4 and pixels.shape[3] != spec.channels:
+        pixels, fits = in_channels(pixels, spec.channels)
+        reason = _misfit(spec, group.pixels.shape[1:])
+        others = dict.fromkeys(positions[~fits].tolist(), reason)
+        positions = positions[fits]
+    if len(positions) and (reason := _misfit(spec, pixels.shape[1:])):
+        return None, others | dict.fromkeys(positions.tolist(), reason)
+    return (Group(positions, pixels) if len(positions) else None), others
+
+
+def _misfit(spec: DataSpec, shape: tuple[int, ...]) -> str:
+    """Why an input of a shape does not fit; empty if it does."""
+    try:
+        spec.check(shape)
+    except UnreadableImage as error:
+        return str(error)
+    return ""
