@@ -163,6 +163,11 @@ def plugins(as_json: bool, check: bool) -> None:
     type=click.FloatRange(0, min_open=True),
     help="Find the rate at which a pixel (of vectors, a number) takes so many bits, say 0.5.",
 )
+@click.option(
+    "--channels",
+    type=click.Choice(["auto", "grey", "rgb"]),
+    help="Convert images to grey or RGB, dropping opaque alpha [default: auto, as they are].",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
 @force
@@ -178,6 +183,7 @@ def train(
     max_steps: int | None,
     quality: float | None,
     bits: float | None,
+    channels: str | None,
     seed: int,
     resume: bool,
     force: bool,
@@ -190,8 +196,8 @@ def train(
     """
     from compressor import verbs
 
-    aims = {"quality": quality, "bits": bits}
-    given = {name: value for name, value in aims.items() if value is not None}
+    options = {"quality": quality, "bits": bits, "channels": channels}
+    given = {name: value for name, value in options.items() if value is not None}
     summary = verbs.train(
         plugin,
         data,
@@ -489,6 +495,8 @@ def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
 
 def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
     """Prints a summary and ends with its exit code."""
+    from compressor.data.left_out import images_among, listed
+
     if as_json:
         print(json.dumps(summary))
     else:
@@ -498,10 +506,17 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
                 for entry in value:
                     fields = entry.items() if isinstance(entry, dict) else [("", entry)]
                     click.echo("  " + "  ".join(f"{k} {v}".strip() for k, v in fields))
+            elif key in ("left_out", "not_kept"):
+                if value:
+                    click.echo(f"{key}: {listed(value)}")
             elif value not in (None, [], {}):
                 number = isinstance(value, int) and not isinstance(value, bool)
                 click.echo(f"{key}: {value:,}" if number else f"{key}: {value}")
-    incomplete = "kind" not in summary and (summary.get("unreadable") or summary.get("damage"))
+    incomplete = "kind" not in summary and (
+        summary.get("unreadable")
+        or summary.get("damage")
+        or images_among(summary.get("left_out", {}))
+    )
     sys.exit(code or (SOME_UNREADABLE if incomplete else 0))
 
 

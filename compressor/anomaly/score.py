@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import Rows
-from ..data.sinks import png_path
+from ..data.sinks import PngNames
 from ..engine.job import Job
 from ..errors import ConfigError
 from ..files import merging_folder, refuse_existing, refuse_input
@@ -186,9 +186,9 @@ def _finish(
 
 def _write_heatmaps(path: Path, results: ResultsWriter, bound: float) -> None:
     """Those of the anomalies."""
-    with merging_folder(path, results.replaceable) as folder:
+    with merging_folder(path, results.replaceable) as folder, PngNames(folder) as names:
         for image, png in results.heatmaps(bound):
-            file = png_path(folder, image)
+            file = names.path(image)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(png)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from ..codecs.quality import psnr, structural_similarity
 from ..codecs.rivals import compare as compare_rivals
 from ..data.images import Group, Images, Pixels, Rows
+from ..data.left_out import left_out, listed
 from ..data.sources import open_source
 from ..engine.engine import Engine
 from ..engine.job import Job, fitting
@@ -110,7 +111,9 @@ def compress(
 
     Gives images, unreadable, raw_bytes, archive_bytes, model_bytes, items_bytes, payload_bytes,
     ideal_bytes, fallback_images, fallback_bytes (of the payload), bits_per_pixel (of vectors:
-    bits_per_value), seconds, device, and what was measured. Raises CompressorError.
+    bits_per_value), left_out (other files of the source, by suffix), not_kept (how many images have
+    EXIF and the like, and those files), seconds, device, and what was measured. Raises
+    CompressorError.
     """
     output = Path(output)
     refuse_input(output, data, model)
@@ -141,6 +144,8 @@ def compress(
             if rows is not None:
                 rows.write_table(compressed.measures.table())
     summary = _summary(job, writer)
+    if summary["not_kept"]:
+        log.warning("not kept: %s", _said(job, summary["left_out"]))
     if quality is not None:
         summary |= quality.figures()
     if compare:
@@ -181,9 +186,16 @@ def _summary(job: Job, writer: ArchiveWriter) -> dict[str, Any]:
         **asdict(sizes),
         f"bits_per_{unit}": round(8 * sizes.archive_bytes / places, 5),
         **job.summary(),
+        "not_kept": dict(job.not_kept.most_common()) | left_out(job.source),
         "images": writer.images,
         "unreadable": writer.unreadable.count,
     }
+
+
+def _said(job: Job, others: Mapping[str, int]) -> str:
+    """What an archive does not keep, as a line names it: "EXIF of 12, 12 .json"."""
+    of_images = [f"{name} of {count:,}" for name, count in job.not_kept.most_common()]
+    return ", ".join([*of_images, *filter(None, [listed(others)])])
 
 
 def _quality(spec: DataSpec) -> Quality:

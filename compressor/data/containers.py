@@ -5,21 +5,28 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import IO, Self
 
 from ..errors import DataError, UnreadableImage
-from .decode import IMAGE_SUFFIXES, MAX_ENCODED_BYTES, decode_all
+from .decode import MAX_ENCODED_BYTES, decode_all
+from .formats import FORMATS, HEAD, IMAGE_SUFFIXES, is_read
 from .images import Chunk, Images, Shard
+from .left_out import LeftOut, listed, suffix_of
 from .names import as_text, is_unsafe
 from .reading import chunks_of, fingerprint, reading
+
+# RuntimeError: encrypted, or an unknown compression method
+_UNPACKING = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 class TarSource:
     """The images of a .tar or .tar.gz file in its order; other members (json, cls) are left out.
 
+    ``left_out`` counts them once the file has been read to its end. Of archives one after the other
+    in one file all are read.
     Reads from front to end; ``chunks`` raises DataError for a file that is damaged, cut off,
     without images, or has a member whose name leads out of a folder.
     """
@@ -29,6 +36,7 @@ class TarSource:
 
     def __init__(self, path: Path) -> None:
         self.location = str(path)
+        self.left_out = LeftOut()
         self._path = path
 
     def count(self) -> None:
@@ -45,26 +53,37 @@ class TarSource:
         return sum(1 for _ in self._members())
 
     def _images(self, start: int) -> Iterator[tuple[str, bytes | UnreadableImage]]:
-        for position, (tar, name, member) in enumerate(self._members()):
+        for position, (name, read) in enumerate(self._members()):
             if position >= start:
                 with reading(self._path):
-                    content = _tar_content(tar, member)
+                    content = read()
                 yield name, content
 
-    def _members(self) -> Iterator[tuple[tarfile.TarFile, str, tarfile.TarInfo]]:
-        empty = True
-        with reading(self._path), tarfile.open(self._path, tarinfo=_TarInfo) as tar:
+    def _members(self) -> Iterator[tuple[str, Callable[[], bytes | UnreadableImage]]]:
+        """The names of the images, and what reads each before the next is asked for."""
+        empty, left_out = True, LeftOut()
+        with (
+            reading(self._path),
+            _Tar.open(self._path, tarinfo=_TarInfo, ignore_zeros=True) as tar,
+        ):
             while (member := tar.next()) is not None:
                 # tarfile keeps every member it has read: memory would grow with the archive.
                 tar.members.clear()  # type: ignore[attr-defined]
-                name = _image_name(member.name, self._path)
+                name = _visible_name(member.name, self._path)
                 if name is None or member.isdir():
                     continue
+                file, head = tar.extractfile(member) if member.isreg() else None, b""
+                if file is not None and not suffix_of(name):
+                    head = file.read(HEAD)
+                if not _is_image(name, head):
+                    left_out.add(name, head)
+                    continue
                 empty = False
-                yield tar, name, member
+                yield name, partial(_tar_content, member, file, head)
             _read_to_end(tar)
+        self.left_out = left_out
         if empty:
-            raise DataError(f"{self._path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise _no_images(self._path, left_out)
 
 
 class ZipSource:
@@ -82,13 +101,19 @@ class ZipSource:
         self._path = path
         with reading(path):
             self._archive = zipfile.ZipFile(path)  # stays open as long as there are chunks to load
-        members = [
-            (name, member)
-            for member in self._archive.infolist()
-            if (name := _image_name(member.filename, path)) and not member.is_dir()
-        ]
+        self.left_out = LeftOut()
+        members = []
+        for member in self._archive.infolist():
+            name = _visible_name(member.filename, path)
+            if name is None or member.filename.endswith(("/", "\\")):
+                continue
+            head = b"" if suffix_of(name) else self._head(member)
+            if _is_image(name, head):
+                members.append((name, member))
+            else:
+                self.left_out.add(name, head)
         if not members:
-            raise DataError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise _no_images(path, self.left_out)
         self._members = sorted(members, key=lambda pair: pair[0])
 
     def count(self) -> int:
@@ -111,33 +136,55 @@ class ZipSource:
             return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
         try:
             return self._archive.read(member)
-        # RuntimeError: encrypted, or an unknown compression method
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        except _UNPACKING as error:
             return UnreadableImage(f"cannot be unpacked: {error}")
+
+    def _head(self, member: zipfile.ZipInfo) -> bytes:
+        """The first bytes of a member; none if it cannot be unpacked."""
+        try:
+            with self._archive.open(member) as file:
+                return file.read(HEAD)
+        except _UNPACKING:
+            return b""
+
+
+class _Tar(tarfile.TarFile):
+    ended = False  # whether blocks of zeros came last, the end of an archive
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Raises for a damaged header, which tarfile takes for the end of the archive."""
+    """Raises for a damaged header, which tarfile takes for the end of the archive.
+
+    After an end, where ``cat`` may have put another archive, what is no header is skipped.
+    """
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        assert isinstance(tar, _Tar)
+        ended, tar.ended = tar.ended, False
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            tar.ended = True
             raise  # a block of zeros: the real end
         except tarfile.HeaderError as error:
+            if ended and isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+                raise  # the end of the file
+            if ended and isinstance(error, tarfile.InvalidHeaderError):  # type: ignore[attr-defined]
+                tar.ended = True
+                raise tarfile.EOFHeaderError(str(error)) from error  # type: ignore[attr-defined]
             raise tarfile.ReadError(str(error)) from error
 
 
-def _tar_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | UnreadableImage:
-    if not member.isreg():
+def _tar_content(
+    member: tarfile.TarInfo, file: IO[bytes] | None, head: bytes
+) -> bytes | UnreadableImage:
+    """A member's content, of which ``head`` has been read already."""
+    if file is None:
         return UnreadableImage("is a link or a device in the tar; pack the file itself")
     if member.size > MAX_ENCODED_BYTES:
         return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
-    file = tar.extractfile(member)
-    assert file is not None  # members that are regular files have content
-    with file:
-        return file.read()
+    return head + file.read()
 
 
 def _read_to_end(tar: tarfile.TarFile) -> None:
@@ -147,16 +194,26 @@ def _read_to_end(tar: tarfile.TarFile) -> None:
         pass
 
 
-def _image_name(member: str, path: Path) -> str | None:
-    """The image's name of a member of an archive; None if it is hidden or not an image.
+def _visible_name(member: str, path: Path) -> str | None:
+    """A member's name, with / where PowerShell 5 wrote a backslash; None if it is hidden.
 
     Raises DataError if the name leads out of a folder: such an archive was made to do harm.
     """
-    if is_unsafe(member):
+    slashed = member.replace("\\", "/")
+    if is_unsafe(slashed):
         raise DataError(
             f"{path} has a member named {member!r}, which leads out of a folder; "
             "pack it again with relative names if you trust it"
         )
-    name = PurePosixPath(member)
-    hidden = any(part.startswith(".") for part in name.parts)
-    return None if hidden or name.suffix.lower() not in IMAGE_SUFFIXES else as_text(str(name))
+    name = PurePosixPath(slashed)
+    return None if any(part.startswith(".") for part in name.parts) else as_text(str(name))
+
+
+def _is_image(name: str, head: bytes) -> bool:
+    """By its name, or where that has no suffix by its first bytes."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or is_read(head)
+
+
+def _no_images(path: Path, left_out: LeftOut) -> DataError:
+    beside = f", but {listed(left_out.sorted())}" if left_out else ""
+    return DataError(f"{path} holds no images{beside}; give {FORMATS} files")

@@ -1,25 +1,52 @@
-"""Encoded images to pixels: PNG, JPEG, WebP, TIFF and BMP, 8 bits a channel, one frame."""
+"""Encoded images to pixels: 8 bits a channel, one frame; formats.py has the formats."""
 
 from __future__ import annotations
 
 import io
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from ..errors import UnreadableImage
+from .formats import FORMATS, HEAD, NOT_READ, format_of
+from .headers import more_than_8_bits, refuse_jpeg_xl, refuse_second_ppm
 from .images import CHUNK_BYTES, Group, Images, Pixels
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 MAX_ENCODED_BYTES = 2**30  # within Pillow's limit of pixels no image is larger, even uncompressed
 
-# Pillow tries no other format: none is in IMAGE_SUFFIXES, and some run programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+# Pillow tries no other format: some run programs.
+_FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM"]
+_BUILT_IN = {"AVIF": "avif", "JPEG2000": "jpg_2000"}  # or not, by Pillow's features
+_FORMATS += [name for name, feature in _BUILT_IN.items() if features.check(feature)]
 _MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "CMYK": "RGB",
           "YCbCr": "RGB", "LA": "RGBA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}  # fmt: skip
+_ORIENTATION = 0x0112  # an EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Chunks of a PNG that its pixels do not need, and what they hold.
+_PNG_METADATA = {b"tEXt": "text", b"zTXt": "text", b"iTXt": "text", b"iCCP": "ICC"}
+_XMP_AND_MORE = {"XML:com.adobe.xmp", "Raw profile type exif"}  # text in PNG that is not counted so
+_EMPTY_EXIF = b"Exif\0\0"
+_EXIF_OF_TIFF = (0x8769, 0x8825)  # where a TIFF has EXIF and GPS, beside its own tags
+
+
+class Decoded(NamedTuple):
+    """The pixels of an image, as of ``decode``, and what else it has that they do not hold."""
+
+    pixels: Pixels
+    not_kept: Set[str]
 
 
 def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) -> Iterator[Images]:
@@ -33,21 +60,23 @@ def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) ->
     warnings.filterwarnings("ignore", module=r"PIL\.")
     sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
     unreadable: dict[int, str] = {}
+    not_kept: Counter[str] = Counter()
     start = held = 0
     for number, content in enumerate(contents):
         try:
             if isinstance(content, UnreadableImage):
                 raise content
-            pixels = decode(content)
+            pixels, beside = decode_with(content)
         except UnreadableImage as error:
             unreadable[number - start] = str(error)
             continue
         if held and held + pixels.size > CHUNK_BYTES:
-            yield Images(names[start:number], _taken(sizes), unreadable)
-            start, held, unreadable = number, 0, {}
+            yield Images(names[start:number], _taken(sizes), unreadable, not_kept)
+            start, held, unreadable, not_kept = number, 0, {}, Counter()
         held += pixels.size
+        not_kept.update(beside)
         sizes.setdefault(pixels.shape, []).append((number - start, pixels))
-    yield Images(names[start:], _taken(sizes), unreadable)
+    yield Images(names[start:], _taken(sizes), unreadable, not_kept)
 
 
 def _taken(sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]]) -> list[Group]:
@@ -63,19 +92,36 @@ def _taken(sizes: dict[tuple[int, ...], list[tuple[int, Pixels]]]) -> list[Group
 def decode(data: bytes) -> Pixels:
     """The pixels of an encoded image, upright: uint8 (H, W, C), C of 1 (grey), 3 (RGB), 4 (RGBA).
 
-    Grey with transparency becomes RGBA, a palette RGB or RGBA, CMYK and YCbCr RGB, 1 bit grey.
+    Grey with transparency becomes RGBA, a palette RGB or RGBA, CMYK and YCbCr RGB, 1 bit grey. Of a
+    JPEG with further pictures (a depth map, a preview) the first is taken.
     Raises UnreadableImage, with only the reason, for damaged or truncated data, other formats,
     more than 8 bits a channel, several frames, and more pixels than Pillow deems safe.
     """
+    return decode_with(data).pixels
+
+
+def decode_with(data: bytes) -> Decoded:
+    """The same, and which metadata the image has beside its pixels: EXIF, ICC, XMP, text."""
+    if format_of(data[:HEAD]) == "JPEG-XL":
+        return _decode_jpeg_xl(data)
+    try:
+        return _decode_by_pillow(data)
+    except UnreadableImage:
+        bare, dropped = _without_metadata(data)
+        if not dropped:
+            raise
+        decoded = _decode_by_pillow(bare)
+        return Decoded(decoded.pixels, decoded.not_kept | dropped)
+
+
+def _decode_by_pillow(data: bytes) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return _pixels(image, data)
+            return Decoded(_pixels(image, data), _metadata(image))
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(
-            "is damaged, or not a PNG, JPEG, WebP, TIFF or BMP image of a known kind"
-        ) from error
+        raise UnreadableImage(_why_unidentified(data)) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"has too many pixels to be decoded safely: {error}") from error
     except Exception as error:  # damaged bytes make Pillow raise a dozen unrelated types
@@ -83,30 +129,106 @@ def decode(data: bytes) -> Pixels:
         raise UnreadableImage(f"is damaged: {reason}") from error
 
 
+def _why_unidentified(data: bytes) -> str:
+    name = format_of(data[:HEAD])
+    if name in NOT_READ:
+        return f"is {name}, which is not read; convert it to PNG or JPEG"
+    if name in _BUILT_IN and name not in _FORMATS:
+        return f"is {name}, which this Pillow was built without; install one that has it"
+    return f"is damaged, or not a {FORMATS} image of a known kind"
+
+
 def _pixels(image: Image.Image, data: bytes) -> Pixels:
-    if getattr(image, "is_animated", False):
+    # The second picture of an MPO is a preview, a depth or a gain map.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise UnreadableImage("has several frames or pages; save each as an image of its own")
     if image.format == "PNG":
         _check_crcs(data)
     mode = "RGBA" if image.has_transparency_data else _MODES.get(image.mode)
-    if mode is None or _more_than_8_bits(image, data):
+    if mode is None or more_than_8_bits(image, data):
         raise UnreadableImage(
             "does not have 8 unsigned bits a channel in grey, RGB or CMYK; convert it to 8 bits"
         )
-    ImageOps.exif_transpose(image, in_place=True)
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    refuse_second_ppm(image, data)
+    image.load()
+    orientation = _exif(image).get(_ORIENTATION)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode == "La":  # Pillow converts it to LA alone
+        upright = upright.convert("LA")
+    pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _more_than_8_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow would reduce the samples to 8 bits, or read signed or float ones wrongly."""
-    if image.format == "PNG":
-        return data[24] > 8  # the bit depth in IHDR, PNG specification 11.2.1
+def _exif(image: Image.Image) -> Mapping[int, object]:
+    """The EXIF tags of a loaded image; none if they are broken: the pixels are good.
+
+    A TIFF is turned by Pillow, and has tags of its own: of those there are none either.
+    """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1)
-        kinds = image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, 1)
-        return bool(np.max(bits) > 8 or not np.isin(kinds, (1, 4)).all())  # unsigned, undefined
-    return False
+        return {tag: None for tag in _EXIF_OF_TIFF if tag in image.tag_v2}
+    try:
+        return dict(image.getexif())
+    except Exception:  # as many types as damaged images raise
+        return {}
+
+
+def _metadata(image: Image.Image) -> set[str]:
+    """What a loaded image has beside its pixels."""
+    info, tags = image.info, _exif(image).keys()
+    texts = {name for name, value in info.items() if isinstance(value, str)}
+    bands = 0
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bands = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    has = {
+        "EXIF": tags - {_ORIENTATION} or (not tags and info.get("exif", _EMPTY_EXIF) > _EMPTY_EXIF),
+        "ICC": info.get("icc_profile"),
+        "XMP": {"xmp", "XML:com.adobe.xmp"} & info.keys(),
+        "text": "comment" in info or (image.format == "PNG" and texts - _XMP_AND_MORE),
+        "further pictures": image.format == "MPO",
+        "further channels": bands > len(image.getbands()),
+    }
+    return {name for name, value in has.items() if value}
+
+
+def _decode_jpeg_xl(data: bytes) -> Decoded:
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise UnreadableImage(
+            "is JPEG-XL, which needs imagecodecs: pip install 'compressor[jpegxl]'"
+        ) from error
+    refuse_jpeg_xl(data)
+    try:
+        pixels = imagecodecs.jpegxl_decode(data, numthreads=1)
+    except Exception as error:  # libjxl's errors, and ValueError
+        raise UnreadableImage(f"is damaged: {' '.join(str(error).split())}") from error
+    if pixels.dtype != np.uint8:
+        raise UnreadableImage(
+            "does not have 8 unsigned bits a channel in grey, RGB or CMYK; convert it to 8 bits"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey and alpha
+        pixels = np.ascontiguousarray(pixels[..., [0, 0, 0, 1]])
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    return Decoded(pixels, {"EXIF"} if b"Exif" in data else set())
+
+
+def _without_metadata(data: bytes) -> tuple[bytes, set[str]]:
+    """A PNG without text and colour profile, of which Pillow refuses large and odd ones, and what
+    it had of them; other data as they are."""
+    view, at, kept, dropped = memoryview(data), 8, [data[:8]], set[str]()
+    if format_of(data[:HEAD]) != "PNG":
+        return data, dropped
+    while at < len(data):
+        end = at + 12 + int.from_bytes(view[at : at + 4])
+        kind = bytes(view[at + 4 : at + 8])
+        if kind in _PNG_METADATA:
+            dropped.add(_PNG_METADATA[kind])
+        else:
+            kept.append(bytes(view[at:end]))
+        at = end
+    return b"".join(kept), dropped
 
 
 def _check_crcs(data: bytes) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from ..errors import DataError, UnreadableImage
 from .decode import MAX_ENCODED_BYTES, decode_all
+from .formats import HEAD
 from .images import Chunk, Images, Shard
+from .left_out import LeftOut
 from .names import as_text, is_unsafe
 from .reading import fingerprint
 
 
 class FolderSource:
     """The image files ``files``, in that order: paths relative to ``folder``, as of find_files.
+
+    left_out: the files of the folder that are not among them.
 
     A file that cannot be read, or whose name other systems would take for a path elsewhere, is an
     unreadable image.
@@ -25,8 +29,11 @@ class FolderSource:
     shape = columns = None
     shards: Sequence[Shard] = ()
 
-    def __init__(self, folder: Path, files: list[str], location: str) -> None:
+    def __init__(
+        self, folder: Path, files: list[str], location: str, left_out: LeftOut | None = None
+    ) -> None:
         self.location = location
+        self.left_out = left_out or LeftOut()
         self._folder, self._files = folder, files
 
     def count(self) -> int:
@@ -58,14 +65,26 @@ class FolderSource:
             return UnreadableImage(f"cannot be read: {error.strerror}")
 
 
-def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
-    """The files below ``folder`` with one of the suffixes: relative POSIX paths, sorted.
+def first_bytes(path: Path) -> bytes | None:
+    """The HEAD first bytes of a file, none if it cannot be read; None for what is no file, as a
+    pipe, which is not opened."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
+
+
+def find_files(folder: Path) -> Iterator[str]:
+    """The files below ``folder``: relative POSIX paths, in no order.
 
     Leaves out hidden files and folders. Follows links to folders, into each real folder once, so
     that loops end.
     Raises DataError if a folder cannot be listed.
     """
-    endings, seen = tuple(suffixes), set()
+    seen = set()
 
     def is_new(path: str) -> bool:
         status = Path(path).stat()
@@ -77,7 +96,6 @@ def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    paths = []
     try:
         is_new(str(folder))
         for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -88,13 +106,8 @@ def find_files(folder: Path, suffixes: Iterable[str]) -> list[str]:
             ]
             prefix = Path(parent).relative_to(folder).as_posix()
             prefix = "" if prefix == "." else f"{prefix}/"
-            paths += [
-                prefix + name
-                for name in files
-                if name.lower().endswith(endings) and not name.startswith(".")
-            ]
+            yield from (prefix + name for name in files if not name.startswith("."))
     except OSError as error:
         raise DataError(
             f"cannot list {error.filename}: {error.strerror}; check its permissions"
         ) from error
-    return sorted(paths)

@@ -5,7 +5,7 @@ Vectors are treated like images: a float32 (D,) takes the place of a uint8 (H, W
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -37,11 +37,15 @@ class Images:
 
     ``names`` has every image, unreadable ones included; ``groups`` have the readable ones by size,
     each position in ``names`` at most once; ``unreadable`` maps the other positions to the reason.
+    ``not_kept`` counts the images that have something beside their pixels: EXIF, ICC and so on.
+    ``converted``: how many are in other channels than they came in, without loss.
     """
 
     names: list[str]
     groups: list[Group]
     unreadable: dict[int, str] = field(default_factory=dict)
+    not_kept: Mapping[str, int] = field(default_factory=dict)
+    converted: int = 0
 
     def without_first(self, count: int) -> Images:
         """All but the first ``count``."""
@@ -51,7 +55,7 @@ class Images:
             if kept.any():
                 groups.append(Group(group.positions[kept] - count, group.pixels[kept]))
         unreadable = {at - count: reason for at, reason in self.unreadable.items() if at >= count}
-        return Images(self.names[count:], groups, unreadable)
+        return Images(self.names[count:], groups, unreadable, self.not_kept)
 
 
 class Unreadable(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
@@ -10,8 +11,8 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,16 @@ from PIL import Image
 
 from ..errors import ArchiveError, ConfigError, OutputError
 from ..files import atomic_file, merging_folder
+from ..log import log
 from ..spec import VectorSpec
 from .images import Pixels, Rows, Sink
-from .names import is_unsafe
+from .names import is_unsafe, shortened
 from .npy import GrowingNpy
 
 # Writes photos three times as fast as Pillow's default of 6, and 2% larger.
 PNG_LEVEL = 1
 ROW_GROUP_BYTES = 2**24
+NAMES_FILE = "names.csv"  # columns name and file: of images whose names were too long
 
 _FEATURES = {"path": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}}
 _SCHEMA = pa.schema(
@@ -46,7 +49,7 @@ def open_sink(
 
     .npy: uint8 (N, H, W) for grey images, (N, H, W, C) for others, all of one size. .parquet: the
     columns path and image, a struct of PNG bytes and path. Otherwise a folder of PNG files with
-    the images' names, see png_path. Vectors: .npy, float32 (N, D), or .csv and .parquet with the
+    the images' names, see PngNames. Vectors: .npy, float32 (N, D), or .csv and .parquet with the
     column name and one for each number, which has the model's name for it or c0, c1 and so on.
 
     With ``force`` a file is replaced at the end; in a folder that exists, new files replace those
@@ -81,18 +84,74 @@ def png_path(folder: Path, name: str) -> Path:
     """A free path in ``folder`` for the PNG of the image ``name``; makes no folders.
 
     A name that ends in .png stays as it is, others get .png appended (a.jpg: a.jpg.png), and as
-    many more as it takes until no file of that name is there. Raises ArchiveError for a name that
-    leads out of the folder.
+    many more as it takes until no file of that name is there. What is too long for the file system
+    is shortened, see names.shortened. Raises ArchiveError for a name that leads out of the folder.
     """
     if is_unsafe(name):
         raise ArchiveError(
             f"the image {name!r} has a name that leads out of the output folder; if you trust "
             "where it comes from, write a .npy or .parquet file instead"
         )
-    path = folder / (name if name.lower().endswith(".png") else f"{name}.png")
-    while os.path.lexists(path):
-        path = path.with_name(f"{path.name}.png")
+    limits = _limits(folder)
+    file = name if name.lower().endswith(".png") else f"{name}.png"
+    while os.path.lexists(path := folder / shortened(file, *limits)):
+        file = f"{file}.png"
     return path
+
+
+def _limits(folder: Path) -> tuple[int, int]:
+    """Most bytes of a file's name in ``folder``, and of its path below it."""
+    try:
+        names, paths = os.pathconf(folder, "PC_NAME_MAX"), os.pathconf(folder, "PC_PATH_MAX")
+    except (AttributeError, OSError, ValueError):  # no POSIX, or it does not know
+        names, paths = 255, 4096
+    used = len(os.fsencode(folder.absolute())) + 2  # a slash, and a zero at the end
+    return names, max(names, paths - used)
+
+
+class PngNames:
+    """Free paths in a folder for the PNG of images, as of png_path; a context manager.
+
+    Names that had to be shortened are listed beside the images, in NAMES_FILE.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[str] | None = None
+        self._count = 0
+
+    def __enter__(self) -> PngNames:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        if error is None:
+            log.warning(
+                "%s names are too long for the file system and were shortened; %s among the "
+                "images has both",
+                f"{self._count:,}",
+                Path(self._file.name).name,
+            )
+
+    def path(self, name: str) -> Path:
+        """A free path. Raises ArchiveError as png_path does."""
+        path = png_path(self._folder, name)
+        file = path.relative_to(self._folder).as_posix()
+        if not file.startswith(PurePosixPath(name).as_posix()):
+            self._note(name, file)
+        return path
+
+    def _note(self, name: str, file: str) -> None:
+        if self._file is None:
+            place = self._folder / NAMES_FILE
+            while os.path.lexists(place):
+                place = place.with_name(f"{place.stem}-{place.suffix}")
+            self._file = place.open("x", encoding="utf-8", newline="", errors="surrogateescape")
+            csv.writer(self._file).writerow(("name", "file"))
+        csv.writer(self._file).writerow((name, file))
+        self._count += 1
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -203,12 +262,12 @@ class _ParquetSink:
 
 class _FolderSink:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder = folder
+        self._names = stack.enter_context(PngNames(folder))
         self._pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
 
     def write(self, names: list[str], pixels: list[Rows]) -> None:
         for name, png in zip(names, self._pool.map(encode_png, pixels), strict=True):
-            path = png_path(self._folder, name)
+            path = self._names.path(name)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
+from ..data.channels import in_channels
+from ..data.images import MAX_NAMED, Chunk, Group, Images, Rows, Unreadable
+from ..data.left_out import left_out, listed
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
 from ..model import Model
 from ..progress import Progress
-from ..spec import DataSpec
+from ..spec import DataSpec, ImageSpec
 from .engine import Engine
 from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
 
+ROWS_LOOKED_AT = 64  # of an array, before it is refused for its channels
 MAX_SKIPPED_LOGGED = 20  # inputs that the log names; a table may have many more
 
 
 class Job:
     """Opens model, source and engine; raises CompressorError before any work if one is unusable.
 
-    chunk: images that are worked on together; images: how many are done; unreadable: the skipped.
+    chunk: images that are worked on together; images: how many are done; unreadable: the skipped;
+    not_kept: how many have something beside their pixels, as EXIF; converted: how many are in other
+    channels than they came in.
     """
 
     def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
@@ -38,18 +45,24 @@ class Job:
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
+        self.not_kept: Counter[str] = Counter()
+        self.converted = 0
         log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
         """Raises DataError if no row can fit the model, instead of skipping them one by one."""
-        if self.source.shape is not None:
-            try:
-                self.model.spec.check(self.source.shape)
-            except UnreadableImage as error:
-                raise DataError(
-                    f"{self.source.location}: every row {error}; give data like those that "
-                    f"{self.model.location} was trained on"
-                ) from error
+        shape, spec = self.source.shape, self.model.spec
+        reason = "" if shape is None else _misfit(spec, shape)
+        if not reason:
+            return
+        # Rows of other channels may have grey or opaque alpha in them: the first ones tell.
+        first = next(iter(self.source.chunks(ROWS_LOOKED_AT)), None)
+        if first is None or any(fitting(rows, spec).groups for rows in first.load()):
+            return
+        raise DataError(
+            f"{self.source.location}: every row {reason}; give data like those that "
+            f"{self.model.location} was trained on"
+        )
 
     def run(
         self, work: Callable[[Images], Result], *, start: int = 0, progress: bool = False
@@ -62,7 +75,7 @@ class Job:
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
             images = fitting(loaded, self.model.spec)
-            return Images(images.names, [], images.unreadable), work(images)
+            return replace(images, groups=[]), work(images)
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
             done, results = start - chunk.start, []
@@ -78,8 +91,11 @@ class Job:
             for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
                 self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
+                self.not_kept.update(images.not_kept)
+                self.converted += images.converted
                 yield images, result
                 bar.update(start + self.images + self.unreadable.count)
+        self.say_left_out()
         if not self.images and not start:
             raise self.nothing()
 
@@ -89,6 +105,11 @@ class Job:
         reason = f"; the first: {' '.join(first[0])}" if first else ""
         kind = self.model.spec.kind
         return DataError(f"no {kind} in {self.source.location} can be used{reason}")
+
+    def say_left_out(self) -> None:
+        """Says in the log which other files the source holds, once it has been read."""
+        if counts := left_out(self.source):
+            log.warning("left out: %s", listed(counts))
 
     def skip(self, images: Images) -> None:
         """Notes the unreadable ones, and names the first few in the log."""
@@ -105,19 +126,47 @@ class Job:
         return {
             "images": self.images,
             **self.unreadable.summary(),
+            "converted": self.converted,
+            "left_out": left_out(self.source),
             "seconds": round(time.monotonic() - self._started, 3),
             "device": self.engine.device.name,
         }
 
 
 def fitting(images: Images, spec: DataSpec) -> Images:
-    """The same images; those that do not fit the model become unreadable."""
-    groups, unreadable = [], dict(images.unreadable)
+    """The same images in the model's channels; those that do not fit the model are unreadable.
+
+    Channels change without loss alone: grey is three equal channels, opaque alpha none.
+    """
+    groups, unreadable, converted = [], dict(images.unreadable), 0
     for group in images.groups:
-        try:
-            spec.check(group.pixels.shape[1:])
-        except UnreadableImage as error:
-            unreadable |= {int(position): str(error) for position in group.positions}
-        else:
-            groups.append(group)
-    return Images(images.names, groups, unreadable)
+        fitted, others = _fitted(group, spec)
+        unreadable |= others
+        if fitted is not None:
+            groups.append(fitted)
+            if fitted.pixels.shape[3:] != group.pixels.shape[3:]:
+                converted += len(fitted.positions)
+    return replace(images, groups=groups, unreadable=unreadable, converted=converted)
+
+
+def _fitted(group: Group, spec: DataSpec) -> tuple[Group | None, dict[int, str]]:
+    """Those of a group that fit the model, and why the others do not."""
+    pixels, positions = group.pixels, group.positions
+    others: dict[int, str] = {}
+    if isinstance(spec, ImageSpec) and pixels.ndim == 4 and pixels.shape[3] != spec.channels:
+        pixels, fits = in_channels(pixels, spec.channels)
+        reason = _misfit(spec, group.pixels.shape[1:])
+        others = dict.fromkeys(positions[~fits].tolist(), reason)
+        positions = positions[fits]
+    if len(positions) and (reason := _misfit(spec, pixels.shape[1:])):
+        return None, others | dict.fromkeys(positions.tolist(), reason)
+    return (Group(positions, pixels) if len(positions) else None), others
+
+
+def _misfit(spec: DataSpec, shape: tuple[int, ...]) -> str:
+    """Why an input of a shape does not fit; empty if it does."""
+    try:
+        spec.check(shape)
+    except UnreadableImage as error:
+        return str(error)
+    return ""

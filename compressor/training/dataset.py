@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.images import Pixels, Rows, Source
+from ..data.channels import as_asked, in_channels
+from ..data.images import Images, Pixels, Rows, Source
+from ..data.left_out import left_out, listed
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
+from ..log import log
 from ..normalisation import mean_and_scale
 from ..spec import DataSpec, ImageSpec, VectorSpec
 
@@ -24,16 +28,17 @@ MAX_HELD_OUT = 10_000  # rows in the validation split, and in the calibration sp
 CHUNK = 256
 LARGE_CHUNK = 4  # of images that are to be cropped, which may be photographs
 ELEMENTS_AT_ONCE = 2**18  # of what is run through a network outside of training steps
+_CHANNELS_WANTED = "number of channels (or channels=grey, or channels=rgb)"
 CROPS = 2**62  # streams of random numbers from here on place crops; those below order the rows
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Decoded images or vectors in a file; unreadable: (name, reason) of those left out.
+    """Decoded images or vectors in a file; unreadable: (name, reason) of those that are not there.
 
     shape: (H, W, C) of a uint8 image, or (D,) of a float32 vector, whose columns may have names.
     sizes: int64 (count, 2), the heights and widths of images that are cropped to ``shape``; None
-    where all rows have that shape.
+    where all rows have that shape. left_out: the other files of the source, by suffix.
     """
 
     file: Path
@@ -42,6 +47,7 @@ class Dataset:
     columns: tuple[str, ...] | None
     unreadable: list[tuple[str, str]]
     sizes: npt.NDArray[np.int64] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> Any:
@@ -114,43 +120,53 @@ class Split:
     calibration: Indices
 
 
-def load_dataset(source: Source, folder: Path, crop: int | None = None) -> Dataset:
+def load_dataset(
+    source: Source, folder: Path, crop: int | None = None, channels: str = "auto"
+) -> Dataset:
     """Decodes ``source`` into ``folder``, or maps what an earlier run decoded there.
 
-    With ``crop``, rows are crops of so many pixels a side, and smaller images are left out as
-    unreadable. Raises DataError if nothing can be read, if channels differ, or, without ``crop``,
-    sizes; and ConfigError if vectors are to be cropped.
+    ``channels``: "grey" or "rgb" converts images, those with alpha that is not opaque are left out
+    as unreadable; "auto" leaves them as they are. With ``crop``, rows are crops of so many pixels a
+    side, and smaller images are left out as unreadable. Raises DataError if nothing can be read, if
+    channels differ, or, without ``crop``, sizes; and ConfigError if vectors are to be cropped or
+    converted.
     """
     file, record, sizes = folder / "rows.bin", folder / "rows.json", folder / "sizes.npy"
     if not record.exists():
-        _decode(source, file, record, sizes, crop)
+        _decode(source, file, record, sizes, crop, channels)
     facts = json.loads(record.read_text())
     columns = None if facts["columns"] is None else tuple(facts["columns"])
     unreadable = [(name, reason) for name, reason in facts["unreadable"]]
-    shape = tuple(facts["shape"])
-    if crop is None:
-        return Dataset(file, facts["count"], shape, columns, unreadable)
-    return Dataset(
-        file, facts["count"], (crop, crop, shape[2]), columns, unreadable, np.load(sizes)
-    )
+    shape, others = tuple(facts["shape"]), facts.get("left_out", {})
+    if crop is not None:
+        shape = (crop, crop, shape[2])
+    loaded = None if crop is None else np.load(sizes)
+    return Dataset(file, facts["count"], shape, columns, unreadable, loaded, others)
 
 
-def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | None) -> None:
+def _decode(
+    source: Source, file: Path, record: Path, sizes: Path, crop: int | None, channels: str
+) -> None:
     first: tuple[str, tuple[int, ...]] | None = None
     unreadable: list[tuple[str, str]] = []
     shapes: list[tuple[int, ...]] = []
-    # of a shape, what may differ from input to input
-    free, wanted = (0, "size (or crop=N)") if crop is None else (2, "number of channels")
+    free = 0 if crop is None else 2  # dimensions that may differ from input to input
+    grey = channels == "auto"  # as long as all images are
     with file.open("wb") as out:
         chunks = source.chunks(CHUNK if crop is None else LARGE_CHUNK)
         for images in chain.from_iterable(chunk.load() for chunk in chunks):
+            if channels != "auto":
+                _refuse_vectors(images, f"channels={channels}")
+                images = as_asked(images, channels)
+            elif crop is not None:
+                _refuse_vectors(images, f"crop={crop}")
             unreadable += [(images.names[p], reason) for p, reason in images.unreadable.items()]
             for group in images.groups:
                 name, shape = images.names[group.positions[0]], group.pixels.shape[1:]
                 first = first or (name, shape)
-                if crop is not None and len(shape) != 3:
-                    raise ConfigError(f"crop={crop} is for images; these data are vectors")
                 if shape[free:] != first[1][free:]:
+                    other_channels = len(shape) == 3 and shape[2] != first[1][2]
+                    wanted = _CHANNELS_WANTED if other_channels else "size (or crop=N)"
                     raise DataError(
                         f"training needs inputs of one {wanted}: {source.location}/{name} is "
                         f"{'x'.join(map(str, shape))}, {first[0]} is "
@@ -160,10 +176,18 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
                     reason = f"is {shape[0]}x{shape[1]}, smaller than crop={crop}"
                     unreadable += [(images.names[p], reason) for p in group.positions]
                     continue
+                grey = grey and len(shape) == 3 and shape[2] != 1
+                grey = grey and bool(in_channels(group.pixels, 1)[1].all())
                 out.write(group.pixels.tobytes())
                 shapes += [shape[:2]] * len(group.pixels)
         out.flush()
         os.fsync(out.fileno())
+    if others := left_out(source):
+        log.warning("left out: %s", listed(others))
+    if grey and shapes:
+        log.warning(
+            "all images are grey, but stored as colours: channels=grey trains on one channel"
+        )
     if first is None or not shapes:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"nothing in {source.location} can be read{reason}")
@@ -172,10 +196,16 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
         "count": len(shapes),
         "columns": source.columns,
         "unreadable": unreadable,
+        "left_out": left_out(source),
     }
     if crop is not None:
         np.save(sizes, np.array(shapes, np.int64))
     write_atomically(record, json.dumps(facts).encode())
+
+
+def _refuse_vectors(images: Images, setting: str) -> None:
+    if any(group.pixels.ndim != 4 for group in images.groups):
+        raise ConfigError(f"{setting} is for images; these data are vectors")
 
 
 def split_rows(count: int, validation: float, calibration: float, seed: int) -> Split:

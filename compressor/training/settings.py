@@ -68,6 +68,11 @@ class TrainingSettings(BaseModel):
         description="side of the random crops that images are trained on; images may then differ "
         "in size; null: whole images, all of one size",
     )
+    channels: Literal["auto", "grey", "rgb"] = Field(
+        "auto",
+        description="auto: as images are, all alike; grey, rgb: all are converted, opaque alpha is "
+        "dropped",
+    )
     standardise: bool = Field(
         True, description="vectors: (value - mean) / deviation of each column, inside the graphs"
     )

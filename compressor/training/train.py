@@ -83,7 +83,7 @@ def train(
     first_weights = earlier and earlier.manifest.files["weights.safetensors"].sha256
     job["start"] = first_weights
     with _training_folder(output, job, resume, force) as folder:
-        dataset = load_dataset(source, folder, training.crop)
+        dataset = load_dataset(source, folder, training.crop, training.channels)
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
         split = split_rows(dataset.count, training.validation, training.calibration, seed)
         spec = dataset.spec(split.training, training.standardise)
@@ -142,6 +142,7 @@ def train(
         "images": dataset.count,
         "unreadable": len(dataset.unreadable),
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
+        "left_out": dict(dataset.left_out),
     }
 
 

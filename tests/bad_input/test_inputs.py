@@ -92,7 +92,7 @@ def test_images_that_do_not_fit_a_model_of_fixed_size_are_skipped_and_named(
 ) -> None:
     save(tmp_path / "images" / "fits.png", clothes[0])
     save(tmp_path / "images" / "low.png", clothes[1, :14])
-    save(tmp_path / "images" / "rgb.png", clothes[2].repeat(3, axis=2))
+    save(tmp_path / "images" / "rgb.png", clothes[[2, 3, 4], ..., 0].transpose(1, 2, 0))
     output = tmp_path / OUTPUTS[verb][0]
     ran = run(*arguments(verb, output, tmp_path / "images"), "--json")
     assert ran.code == 4
@@ -116,7 +116,8 @@ def test_images_of_which_none_can_be_used_are_an_error(
 ) -> None:
     images = tmp_path / "images"
     for number in range(3):
-        wrong = {"size": clothes[number, :20], "channels": clothes[number].repeat(3, axis=2)}
+        colours = clothes[number : number + 3, ..., 0].transpose(1, 2, 0)
+        wrong = {"size": clothes[number, :20], "channels": colours}
         save(images / f"{number}.png", wrong.get(misfit, clothes[number]))
         if misfit == "corrupt":
             (images / f"{number}.png").write_bytes(b"\x89PNG")
@@ -190,6 +191,38 @@ def test_an_alpha_channel_that_a_model_does_not_take_is_named(
     assert told == ["b.png: has 4 channels with alpha, the model takes 1"]
 
 
+def test_grey_in_colours_is_converted_without_loss_for_a_grey_model(
+    model: Path, tmp_path: Path, clothes: Pixels
+) -> None:
+    opaque = np.full((28, 28, 1), 255, np.uint8)
+    images, grey = tmp_path / "images", tmp_path / "grey"
+    given = {
+        "a.png": clothes[0],
+        "b.png": clothes[1].repeat(3, axis=2),
+        "c.png": np.concatenate([clothes[2].repeat(3, axis=2), opaque], axis=2),
+    }
+    for number, (name, image) in enumerate(given.items()):
+        save(images / name, image)
+        save(grey / name, clothes[number])
+    archives = []
+    for folder, converted in ((images, 2), (grey, 0)):
+        archive = tmp_path / f"{folder.name}.archive"
+        ran = run("compress", folder, "-m", model, "-o", archive, "--json")
+        assert ran.code == 0 and json.loads(ran.out)["converted"] == converted
+        run("decompress", archive, "-o", tmp_path / f"{folder.name}.parquet")
+        archives.append(pixels_of(tmp_path / f"{folder.name}.parquet"))
+    assert same(*archives)
+
+    in_colours = clothes[:70].repeat(3, axis=3)
+    np.save(tmp_path / "grey.npy", in_colours)
+    ran = run("score", tmp_path / "grey.npy", "-m", model, "-o", tmp_path / "r.csv", "--json")
+    assert ran.code == 0 and json.loads(ran.out)["converted"] == 70
+    in_colours[:, 0, 0, 0] ^= 1
+    np.save(tmp_path / "colours.npy", in_colours)
+    ran = run("score", tmp_path / "colours.npy", "-m", model, "-o", tmp_path / "s.csv")
+    assert ran.code == 1 and "every row has 3 channels, the model takes 1" in ran.error
+
+
 def test_codes_far_outside_of_the_tables_come_back_as_they_are(
     model: Path, tmp_path: Path, clothes: Pixels
 ) -> None:
@@ -219,6 +252,8 @@ def test_training_on_images_of_several_shapes_names_two(
     assert ran.code == 1
     shape = "20x28x1" if other == "size" else "28x28x3"
     assert f"b.png is {shape}" in ran.error and "a.png is 28x28x1" in ran.error
+    advice = "(or --set crop=N)" if other == "size" else "(or --channels grey, or --channels rgb)"
+    assert advice in ran.error
     assert tree(tmp_path) == before  # nor a training folder, which would be in the way
 
 

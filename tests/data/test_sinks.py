@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -295,6 +297,71 @@ def test_png_path_makes_nothing(tmp_path):
 def test_png_path_refuses_what_leads_out_of_the_folder(tmp_path, name):
     with pytest.raises(ArchiveError):
         png_path(tmp_path, name)
+
+
+# Names that are too long
+
+
+def names_file(folder):
+    with (folder / "names.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row["file"] for row in csv.DictReader(file)}
+
+
+LONG = [
+    "x" * 251 + ".png",  # just fits
+    "x" * 251 + ".jpg",
+    "x" * 248 + ".PNG",
+    "x" * 4092 + ".png",
+    "x" * 4091 + "y.png",
+    "写" * 80 + ".jpg",
+    "写" * 120 + ".tiff",
+    "d" * 300 + "/1.png",
+    "d" * 300 + "/2.jpg",
+    "d" * 299 + "e/1.png",
+    "/".join(["f" * 200] * 19) + "/" + "g" * 255,
+    "/".join(["f"] * 2000) + "/g.png",
+    "a." + "s" * 400,
+    "short.png",
+]
+
+
+def test_names_that_are_too_long_are_shortened_and_listed(tmp_path, clothes, caplog):
+    out = tmp_path / "out"
+    for force in (False, True):  # into a folder that is there, too
+        caplog.clear()
+        write(out, {n: clothes[i][..., None] for i, n in enumerate(LONG)}, force=force)
+        listed = names_file(out)
+        assert caplog.messages == [
+            f"{len(listed)} names are too long for the file system and were shortened; names.csv "
+            "among the images has both"
+        ]
+        assert set(LONG) - set(listed) == {LONG[0], "x" * 248 + ".PNG", "写" * 80 + ".jpg",
+                                           "short.png"}  # fmt: skip
+        for i, name in enumerate(LONG):
+            path = out / listed.get(name, name)
+            if name == "写" * 80 + ".jpg":
+                path = out / f"{name}.png"
+            assert np.array_equal(pixels_of(path), clothes[i])
+    assert listed["x" * 251 + ".jpg"].endswith(".jpg.png")
+    assert Path(listed["d" * 300 + "/1.png"]).name == "1.png"
+    assert Path(listed["d" * 300 + "/1.png"]).parent == Path(listed["d" * 300 + "/2.jpg"]).parent
+    assert len(files_in(out)) == len(LONG) + 3  # two folders and the list
+    assert all(len(part.encode()) <= 255 for file in files_in(out) for part in file.split("/"))
+
+
+def test_short_names_that_collide_stay_apart(tmp_path, clothes):
+    name = "x" * 300
+    with open_sink(tmp_path / "out", 3) as sink:
+        sink.write([name] * 3, [clothes[i][..., None] for i in range(3)])
+    found = [pixels_of(path) for path in (tmp_path / "out").glob("*.png")]
+    assert len(found) == 3
+    for i in range(3):
+        assert any(np.array_equal(pixels, clothes[i]) for pixels in found)
+
+
+def test_without_long_names_there_is_no_list(tmp_path, images, caplog):
+    write(tmp_path / "out", images)
+    assert "names.csv" not in files_in(tmp_path / "out") and not caplog.messages
 
 
 # Vectors

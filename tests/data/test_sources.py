@@ -5,6 +5,7 @@ import io
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -13,15 +14,18 @@ import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from compressor.data.left_out import left_out
 from compressor.data.sources import open_source
 from compressor.errors import DataError
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 BROKEN = b"\x89PNG\r\n\x1a\n and no more"
 
 
@@ -207,18 +211,22 @@ def test_a_folder_is_read_recursively_sorted_by_path_without_other_and_hidden_fi
             "a/x/2.png": png(clothes[2]),
             "a/x/10.png": png(photo),
             "notes.txt": b"text",
-            "labels.parquet": b"PAR1",
+            "labels.csv": b"a,b",
             ".hidden.png": png(clothes[3]),
             ".thumbnails/a.png": png(clothes[3]),
         },
     )
-    for suffix in ("jpg", "jpeg", "webp", "tif", "tiff", "bmp"):
-        Image.fromarray(photo).save(tmp_path / f"c.{suffix}")
-    found = read(open_source(tmp_path))
+    suffixes = ("bmp", "dib", "jfif", "jpe", "jpeg", "jpg", "tif", "tiff", "webp",
+                "avif", "gif", "j2k", "jp2", "pgm", "ppm")  # fmt: skip
+    for suffix in suffixes:
+        image = Image.fromarray(photo[..., 0] if suffix == "pgm" else photo)
+        image.save(tmp_path / f"c.{suffix}")
+    source = open_source(tmp_path)
+    found = read(source)
     assert found.names == [
-        "a/x/10.png", "a/x/2.png", "b.png", "b/z.PNG",
-        "c.bmp", "c.jpeg", "c.jpg", "c.tif", "c.tiff", "c.webp",
+        "a/x/10.png", "a/x/2.png", "b.png", "b/z.PNG", *(f"c.{s}" for s in sorted(suffixes))
     ]  # fmt: skip
+    assert left_out(source) == {".csv": 1, ".txt": 1}
     assert np.array_equal(found.pixels[0], photo)
     assert np.array_equal(found.pixels[3][..., 0], clothes[0])
     assert not found.unreadable
@@ -268,6 +276,98 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path, files, read):
     assert read(open_source(folder)).names == ["a/1.png", "b/2.png"]
 
 
+def test_images_without_suffix_are_known_by_their_first_bytes(tmp_path, photo, png, read):
+    content = {"PNG": png(photo)}
+    for name in ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM"):
+        file = io.BytesIO()
+        Image.fromarray(photo).save(file, name)
+        content[name] = file.getvalue()
+    content["JXL"] = imagecodecs.jpegxl_encode(photo)
+    write_folder(tmp_path / "data", content)
+    others = {"LICENSE": b"text", "empty": b"", "IMG.0001": b"BM, no image", "photo": HEIC}
+    write_folder(tmp_path / "data", others | {"scan.0001": png(photo), "a.bak": png(photo)})
+    source = open_source(tmp_path / "data")
+    found = read(source)
+    assert found.names == sorted([*content, "scan.0001"]) and not found.unreadable
+    assert left_out(source) == {"(no suffix)": 3, ".bak": 1, ".heic": 1}
+    assert read(open_source(tmp_path / "data" / "PNG")).names == ["PNG"]
+
+
+def test_pipes_are_named_and_never_opened(tmp_path, png, photo, read):
+    write_folder(tmp_path, {"a.png": png(photo)})
+    for name in ("pipe", "b.png", "c.txt"):
+        os.mkfifo(tmp_path / name)
+    source = open_source(tmp_path)
+    assert read(source).unreadable == {1: "is not a regular file"}
+    assert left_out(source) == {"(no regular file)": 1, ".txt": 1}
+    for name in ("a.parquet", "b.tar", "c.npy"):
+        folder = tmp_path / name.partition(".")[2]
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        for given in (folder, folder / name):
+            with pytest.raises(DataError, match=f"{name} is a pipe, which is not opened"):
+                open_source(given)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s.npy"))
+        with pytest.raises(DataError, match="is a socket, which is not opened"):
+            open_source(tmp_path / "s.npy")
+    with pytest.raises(DataError, match="is a device, which is not opened"):
+        open_source("/dev/zero")
+
+
+def test_images_beside_another_dataset_are_refused(tmp_path, clothes, photo, png, files, read):
+    makers = {
+        "data.parquet": lambda path: write_parquet(path, files),
+        "data.tar": lambda path: write_tar(path, files),
+        "data.npy": lambda path: write_npy(path, clothes),
+    }
+    for name, make in makers.items():
+        folder = write_folder(tmp_path / name.partition(".")[2], {"logo.png": png(photo)})
+        make(folder / "sub" / name) if name == "data.parquet" else make(folder / name)
+        with pytest.raises(DataError, match=rf"images \(1: logo.png\) and .*{name}\).*own path"):
+            open_source(folder)
+    parquet = tmp_path / "parquet"
+    with pytest.raises(DataError, match="::COLUMN"):
+        open_source(parquet)
+    source = open_source(f"{parquet}::image")
+    assert len(read(source).names) == 20 and left_out(source) == {".png": 1}
+    (parquet / "logo.png").unlink()
+    write_npy(parquet / "a.npy", clothes)
+    with pytest.raises(DataError, match=r"Parquet files \(1: .* and .npy files \(1: "):
+        open_source(parquet)
+
+
+def test_labels_beside_images_are_left_out(tmp_path, png, photo, read):
+    write_folder(tmp_path, {"a.png": png(photo), "README": b"text", "metadata.csv": b"a,b"})
+    pq.write_table(pa.table({"file_name": ["a.png"]}), tmp_path / "metadata.parquet")
+    source = open_source(tmp_path)
+    assert read(source).names == ["a.png"]
+    assert left_out(source) == {"(no suffix)": 1, ".csv": 1, ".parquet": 1}
+
+
+def test_files_beside_parquet_tar_and_npy_files_are_counted(tmp_path, clothes, files, read):
+    write_parquet(tmp_path / "parquet" / "a.parquet", files)
+    (tmp_path / "npy").mkdir()
+    write_npy(tmp_path / "npy" / "a.npy", clothes)
+    (tmp_path / "tar").mkdir()
+    write_tar(tmp_path / "tar" / "a.tar", files | {"a.json": b"", "a.cls": b""})
+    write_tar(tmp_path / "tar" / "b.tar", files | {"b.json": b"", "b.npy": b""})
+    for kind, inside in (("parquet", {}), ("npy", {}), ("tar", {".json": 2, ".cls": 1, ".npy": 1})):
+        write_folder(tmp_path / kind, {"README.md": b"", "infos.json": b"{}"})
+        source = open_source(tmp_path / kind)
+        for start in (0, 15):
+            for chunk in source.chunks(7, start):
+                list(chunk.load())
+            expected = dict(inside) | {".md": 1, ".json": inside.get(".json", 0) + 1}
+            assert left_out(source) == expected
+
+
+def test_a_folder_of_many_suffixes_is_counted_in_bounded_memory(tmp_path, png, photo):
+    many = {f"{number}.{number}x": b"" for number in range(300)}
+    source = open_source(write_folder(tmp_path, many | {"a.png": png(photo)}))
+    assert sum(left_out(source).values()) == 300 and len(left_out(source)) == 101
+
+
 @pytest.mark.parametrize("other", [{}, {"notes.txt": b""}, {".hidden.png": b""}])
 def test_a_folder_without_images_is_refused(tmp_path, other):
     with pytest.raises(DataError, match=r"no images and no Parquet, \.tar or \.npy files"):
@@ -284,7 +384,7 @@ def test_a_single_image_is_a_source(tmp_path, photo, read):
 
 @pytest.mark.parametrize("name", ["missing", "missing.npy", "missing.png", "a\0b"])
 def test_what_does_not_exist_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match="cannot open"):
+    with pytest.raises(DataError, match="cannot open" if "\0" in name else "does not exist"):
         open_source(tmp_path / name)
 
 
@@ -561,7 +661,68 @@ def test_members_that_are_not_images_or_hidden_are_left_out(write_archive, files
             "b/0002.PNG": files["01.png"],
         }
     )
-    assert read(open_source(path)).names == ["a/0001.input.png", "b/0002.PNG"]
+    source = open_source(path)
+    assert read(source).names == ["a/0001.input.png", "b/0002.PNG"]
+    assert left_out(source) == {".cls": 1, ".json": 1}
+    next(source.chunks(1))  # a look at the first image changes nothing
+    assert left_out(source) == {".cls": 1, ".json": 1}
+
+
+def test_members_without_suffix_are_images_by_their_first_bytes(write_archive, files, read):
+    path = write_archive({"0001": files["00.png"], "0002": b"text", "x.01": files["01.png"]})
+    source = open_source(path)
+    found = read(source)
+    assert found.names == ["0001", "x.01"] and not found.unreadable
+    assert left_out(source) == {"(no suffix)": 1}
+
+
+def test_backslashes_in_the_names_of_members_are_slashes(write_archive, files, read):
+    """PowerShell 5's Compress-Archive wrote them."""
+    path = write_archive({"a\\b\\1.png": files["00.png"], "a\\c.txt": b""})
+    if path.suffix == ".zip":
+        data = path.read_bytes()
+        assert b"a\\b\\1.png" in data
+    assert read(open_source(path)).names == ["a/b/1.png"]
+
+
+def test_tar_files_one_after_the_other_are_read_whole(tmp_path, files, read):
+    parts = [dict(list(files.items())[:8]), dict(list(files.items())[8:])]
+    for mode, suffix in (("w", "tar"), ("w:gz", "tar.gz")):
+        contents = [write_tar(tmp_path / "part", part, mode).read_bytes() for part in parts]
+        path = tmp_path / f"all.{suffix}"
+        path.write_bytes(b"".join(contents))
+        assert read(open_source(path)).names == list(files)
+        path.write_bytes(contents[0] + contents[1][: len(contents[1]) // 2])
+        with pytest.raises(DataError, match="damaged or cut off"):
+            read(open_source(path))
+    path = tmp_path / "all.tar"
+    whole = write_tar(path, files).read_bytes()
+    path.write_bytes(whole + b"something else".ljust(2048))
+    assert read(open_source(path)).names == list(files)
+
+
+def test_shards_are_named_by_braces(tmp_path, files, read):
+    names = list(files)
+    for number in range(11):
+        write_tar(tmp_path / f"data-{number:04}.tar", {names[number]: files[names[number]]})
+    pattern = f"{tmp_path}/data-{{0000..0010}}.tar"
+    assert read(open_source(pattern), 1).names == [
+        f"data-{number:04}.tar/{names[number]}" for number in range(11)
+    ]
+    found = read(open_source(f"{tmp_path}/data-00{{10,08}}.tar"), 1).names
+    assert found == [f"data-{n}.tar/{names[int(n)]}" for n in ("0010", "0008")]
+    (tmp_path / "data-0003.tar").unlink()
+    with pytest.raises(DataError, match=r"1 of the 11 files .* do not exist: \S*data-0003\.tar$"):
+        open_source(pattern)
+    for many in ("{0..999999999}", "{0..999}{0..999}"):
+        with pytest.raises(DataError, match="more than 100,000 files"):
+            open_source(f"{tmp_path}/{many}.tar")
+    assert read(open_source(f"{tmp_path}/data-00{{1..0}}{{0..0}}.tar"), 1).names == [
+        f"data-{n}.tar/{names[int(n)]}" for n in ("0010", "0000")
+    ]
+    for other in ("{}.tar", "{a}.tar", "{1..2}.png", "{1,{2..3}}.tar"):
+        with pytest.raises(DataError, match=r"does not exist|must be \.tar or \.npy"):
+            open_source(tmp_path / other)
 
 
 def test_unreadable_members_keep_their_places_and_stop_nothing(write_archive, files, read):

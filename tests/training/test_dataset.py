@@ -101,13 +101,74 @@ def test_images_smaller_than_the_crop_are_named_and_left_out(
         load_dataset(open_source(photos[0]), tmp_path / "photos", crop=99)
 
 
+@pytest.fixture
+def mixed(clothes: Pixels, tmp_path: Path) -> Path:
+    """Grey, colours, grey in colours, opaque alpha and alpha, by their names."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    colours = clothes[:3, ..., 0].transpose(1, 2, 0)
+    opaque = np.full((28, 28, 1), 255, np.uint8)
+    for name, image in {
+        "grey": clothes[3, ..., 0],
+        "colours": colours,
+        "grey-in-colours": clothes[4].repeat(3, 2),
+        "opaque": np.concatenate([colours[::-1], opaque], 2),
+        "alpha": np.concatenate([colours, clothes[5]], 2),
+    }.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
+    return folder
+
+
+def test_images_of_several_kinds_are_converted_on_demand(mixed: Path, tmp_path: Path) -> None:
+    left = [
+        ("alpha.png", "has alpha that is not opaque everywhere, which channels=grey would lose")
+    ]
+    data = load_dataset(open_source(mixed), tmp_path, channels="grey")
+    assert data.shape == (28, 28, 1) and data.unreadable == left
+    found = {row.tobytes() for row in data.rows}
+    names = ("grey", "colours", "grey-in-colours", "opaque")
+    assert found == {Image.open(mixed / f"{n}.png").convert("L").tobytes() for n in names}
+
+    for name in ("job", "rgb"):
+        (tmp_path / name).mkdir()
+    data = load_dataset(open_source(mixed), tmp_path / "rgb", channels="rgb")
+    assert data.shape == (28, 28, 3) and len(data.unreadable) == 1
+    found = {row.tobytes() for row in data.rows}
+    assert found == {Image.open(mixed / f"{n}.png").convert("RGB").tobytes() for n in names}
+
+    data = load_dataset(open_source(mixed), tmp_path / "job", crop=20, channels="grey")
+    assert data.shape == (20, 20, 1) and data.count == 4
+    with pytest.raises(ConfigError, match="channels=grey is for images"):
+        load_dataset(open_source(np.ones((9, 9), np.float32)), mixed, channels="grey")
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_grey_that_is_stored_as_colours_is_told_and_kept(
+    clothes: Pixels, tmp_path: Path, caplog: pytest.LogCaptureFixture, alpha: bool
+) -> None:
+    colours = clothes[:300].repeat(3, 3)
+    if alpha:
+        colours = np.concatenate([colours, np.full((300, 28, 28, 1), 255, np.uint8)], 3)
+    data = load_dataset(open_source(colours), tmp_path)
+    assert np.array_equal(data.rows, colours)
+    assert caplog.messages == [
+        "all images are grey, but stored as colours: channels=grey trains on one channel"
+    ]
+    caplog.clear()
+    colours[299, 0, 0, 1] ^= 1
+    for name, images in {"one": colours, "grey": clothes[:300]}.items():
+        (tmp_path / name).mkdir()
+        load_dataset(open_source(images), tmp_path / name)
+    assert not caplog.messages
+
+
 def test_crops_want_images_of_one_number_of_channels(
     photos: tuple[Path, dict[str, Pixels]], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="crop=4 is for images"):
         load_dataset(open_source(np.ones((9, 9), np.float32)), tmp_path, crop=4)
     Image.fromarray(np.zeros((28, 28, 4), np.uint8)).save(photos[0] / "rgba.png")
-    with pytest.raises(DataError, match=r"one number of channels: .*rgba\.png is 28x28x4"):
+    with pytest.raises(DataError, match=r"number of channels \(or .*rgba\.png is 28x28x4"):
         load_dataset(open_source(photos[0]), tmp_path, crop=4)
     with pytest.raises(DataError, match=r"one size \(or crop=N\): .*01\.png is 56x28x1"):
         load_dataset(open_source(photos[0]), tmp_path)
