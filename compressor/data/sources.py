@@ -50,7 +50,9 @@ def open_source(
     try:
         path.stat()
     except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
         reason = getattr(error, "strerror", None) or str(error)
+        reason = "it does not exist" if missing else reason
         raise DataError(f"cannot open {path}: {reason}; give {WANTED}") from error
     if path.is_dir():
         return _open_folder(path, key, columns)
