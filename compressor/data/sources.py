@@ -12,17 +12,19 @@ import numpy.typing as npt
 from ..errors import DataError
 from .arrays import ArraySource, NpzSource, open_npy
 from .containers import TarSource, ZipSource
+from .csv_table import CSV_SUFFIXES, CsvTable, trimmed
 from .decode import IMAGE_SUFFIXES
 from .folder import FolderSource, find_files
 from .images import Source
 from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource
-from .vectors import CsvTable, ParquetTable, TableSource
+from .vectors import ParquetTable, TableSource
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 WANTED = (
     "a folder of images or of Parquet, .tar or .npy files, an image file (.png .jpg .jpeg .webp "
-    ".tif .tiff .bmp), .npy, .npz, .parquet, .csv, .tar, .tar.gz, .tgz or .zip"
+    ".tif .tiff .bmp), .npy, .npz, .parquet, .csv, .tsv or .txt (also with .gz), .tar, "
+    ".tar.gz, .tgz or .zip"
 )
 
 
@@ -61,10 +63,12 @@ def open_source(
         return NpzSource(path, key)
     if name.endswith(".parquet"):
         return _open_parquet(path, [path], key, columns)
-    if name.endswith(".csv"):
-        return TableSource(path, CsvTable(path), key, columns)
+    if name.endswith(CSV_SUFFIXES):
+        key, wanted = key and ",".join(trimmed(key.split(","))), columns and trimmed(columns)
+        table = CsvTable(path, wanted or (key.split(",") if key else ()))
+        return TableSource(path, table, key, wanted)
     if key is not None:
-        raise DataError(f"{path} has no parts to name by ::{key}; only .npz, Parquet and .csv do")
+        raise DataError(f"{path} has no parts to name by ::{key}; only .npz, Parquet and CSV do")
     if name.endswith(".npy"):
         return open_npy(path)
     if name.endswith(TAR_SUFFIXES):
