@@ -35,9 +35,10 @@ def open_source(
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
     files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
-    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
-    than uint8; an ``ArraySource`` is one whose columns have names. In a folder the images are read,
-    whatever else is there; without images its Parquet, .tar or .npy files, one after the other.
+    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats, of integers other
+    than uint8 or of booleans; an ``ArraySource`` is one whose columns have names. In a folder the
+    images are read, whatever else is there; without images its Parquet, .tar or .npy files, one
+    after the other.
     ``columns``: those that a model takes, in its order; a table must have them, and others are left
     out.
 

@@ -156,7 +156,7 @@ class ParquetTable:
 
     def __init__(self, parts: list[Path]) -> None:
         self.files, self._count = parts, 0
-        self.indices: list[str] = []
+        self.indices: Sequence[str] = ()
         ends = []
         for number, part in enumerate(parts):
             with parquet_file(part) as file:
@@ -165,7 +165,7 @@ class ParquetTable:
             ends.append(self._count)
             if (double := _double(schema.names)) is not None:
                 raise DataError(f"{part} has two columns named {double!r}; rename one")
-            self.indices += [name for name in pandas_indices(schema) if name not in self.indices]
+            self.indices = tuple(dict.fromkeys([*self.indices, *pandas_indices(schema)]))
             kinds = {field.name: kind_of_type(field.type) for field in schema}
             if number == 0:
                 self.kinds = kinds
@@ -245,6 +245,11 @@ def _columns(
         if wanted is not None and kinds[column] == CELLS:
             continue  # a model takes it as numbers: rows with other cells are unreadable
         if kinds[column] != NUMBERS and (kinds[column] != LISTS or len(chosen) > 1):
+            if "binary" in kinds[column]:
+                raise DataError(
+                    f"{location}: the column {column!r} is {kinds[column]}, neither numbers nor "
+                    "encoded images, which are binary, or a struct of bytes and path, one a row"
+                )
             raise DataError(
                 f"{location}: the column {column!r} is {kinds[column]}, not numbers; leave it out, "
                 f"or name the wanted columns as {location}::{','.join(of_numbers[:3]) or 'a,b,c'}"

@@ -154,6 +154,21 @@ def test_an_open_source_gives_the_same_fingerprint_every_time(source):
     assert len(bytes.fromhex(source.fingerprint())) == 32
 
 
+def test_images_and_names_in_a_dictionary_are_read(tmp_path, files, clothes, read):
+    table = pa.table({"image": pa.array(files.values()), "name": pa.array(files)})
+    columns = [column.combine_chunks().dictionary_encode() for column in table.columns]
+    pq.write_table(pa.table(columns, table.column_names), tmp_path / "data.parquet")
+    found = read(open_source(tmp_path / "data.parquet"), 6)
+    assert found.names == list(files)
+    assert np.array_equal(np.stack(found.pixels)[..., 0], clothes[:20])
+
+
+def test_a_column_of_several_images_a_row_is_no_column_of_images(tmp_path, files):
+    pq.write_table(pa.table({"images": [list(files.values())[:2]] * 3}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"'images' is list<.*neither numbers nor encoded images"):
+        open_source(tmp_path / "a.parquet")
+
+
 # Fingerprints
 
 

@@ -113,17 +113,53 @@ def test_an_open_source_gives_the_same_fingerprint_every_time(source):
 # Arrays
 
 
-@pytest.mark.parametrize("dtype", ["<f2", ">f4", "f8", "i2", "u2", "i8", "i1"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "f8", "i2", "u2", "i8", "i1", "?"])
 def test_arrays_of_other_numbers_become_float32(few, read, dtype):
     values = few.clip(0, 100).astype(dtype)
     found = np.stack(read(open_source(values)).pixels)
     assert found.dtype == np.float32 and np.array_equal(found, values.astype(np.float32))
 
 
-@pytest.mark.parametrize("dtype", ["u1", "c8", "U4", "?", "g"])
+@pytest.mark.parametrize("dtype", ["u1", "c8", "U4", "g"])
 def test_arrays_that_may_be_something_else_are_refused(few, dtype):
     with pytest.raises(DataError, match=r"or float32 \(N, D\) for vectors"):
         open_source(np.ones((20, 5)).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("array", "advice"),
+    [
+        (np.ones((20, 5), np.uint8), r"vectors array\.astype\(numpy\.float32\), for one image"),
+        (np.ones(20), r"array\[:, None\] for one number a row"),
+        (np.ones((20, 5), object), r"Python objects array\.astype\(numpy\.float32\)"),
+        (np.array([[1], [1, 2]], object), r"Python objects numpy\.stack\(list\(array\)\)"),
+        (np.ones(20, [("a", "f4")]), "of these records, .*structured_to_unstructured"),
+        (np.ones((20, 5)).astype("U4"), r"where it holds plain numbers, array\.astype"),
+        (np.ones((6, 9, 9), bool), r"for images array\.astype\(numpy\.uint8\) \* 255"),
+        (np.ones((6, 9, 9), np.uint16), r"for images \(array >> 8\)\.astype"),
+        (np.ones((6, 9, 9, 3), np.float32), r"for images \(255 \* array\)\.round\(\)"),
+        (np.ones((6, 9, 9, 3), np.int64), "for images .*of values from 0 to 255"),
+        (np.ones((6, 3, 9, 9), np.uint8), r"3 channels.*first, array\.transpose\(0, 2, 3, 1\)"),
+        (np.ones((9, 9, 3), np.uint8), r"one image: array\[None\]"),
+        (np.ones((6, 9, 9, 2), np.uint8), "1, 3 or 4 channels"),
+        (np.ones((0, 9), np.float32), "no length 0"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["array", "npy", "npz"])
+def test_other_arrays_are_refused_saying_what_they_are_and_what_to_give(
+    tmp_path, array, advice, kind
+):
+    given = array if kind == "array" else tmp_path / f"data.{kind}"
+    if kind != "array":
+        (np.save if kind == "npy" else np.savez)(given, array)
+    with pytest.raises(DataError, match=advice) as caught:
+        open_source(given)
+    assert "damaged" not in str(caught.value)
+
+
+def test_masks_beside_images_in_a_file_are_not_taken_for_the_data(tmp_path, clothes):
+    np.savez(tmp_path / "data.npz", images=clothes[:5], labels=np.ones((5, 3), bool))
+    assert open_source(tmp_path / "data.npz").shape == (28, 28, 1)
 
 
 def test_a_row_of_an_array_that_float32_cannot_hold_is_unreadable(few, read):
