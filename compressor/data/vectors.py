@@ -197,8 +197,9 @@ def vectors(
     names: list[str], values: npt.NDArray[Any], columns: Sequence[str] | None = None
 ) -> Images:
     """Rows (n, D) of any type as float32; those with a value that is not finite are unreadable."""
+    given = values
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(values, np.float32)
+        values = np.ascontiguousarray(given, np.float32)
     finite = np.isfinite(values)
     whole = finite.all(1)
     unreadable = {}
@@ -208,8 +209,12 @@ def vectors(
             f"has a value in column {columns[place] if columns else place} that is missing, not a "
             "number, or too large for float32"
         )
-    groups = [Group(np.flatnonzero(whole), values[whole])] if whole.any() else []
-    return Images(names, groups, unreadable)
+    if not whole.any():
+        return Images(names, [], unreadable)
+    lost = None
+    if not np.can_cast(given.dtype, np.float32):
+        lost = given[whole].astype(np.float64) - values[whole]
+    return Images(names, [Group(np.flatnonzero(whole), values[whole], lost)], unreadable)
 
 
 def _columns(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
+from ..data.rounding import REFUSED_FROM, named
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
 from ..model import Model
 from ..progress import Progress
-from ..spec import DataSpec
+from ..spec import DataSpec, VectorSpec
 from .engine import Engine
 from .pipeline import chunk_size, in_order
 
@@ -38,6 +42,8 @@ class Job:
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
+        self._rough: Any = 0  # (D,) rows of which float32 rounds off much, by column
+        self._counting = threading.Lock()
         log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
@@ -62,6 +68,7 @@ class Job:
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
             images = fitting(loaded, self.model.spec)
+            self._count_rough(images)
             return Images(images.names, [], images.unreadable), work(images)
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
@@ -82,6 +89,29 @@ class Job:
                 bar.update(start + self.images + self.unreadable.count)
         if not self.images and not start:
             raise self.nothing()
+        self._warn_of_rough()
+
+    def _count_rough(self, images: Images) -> None:
+        spec = self.model.spec
+        if not isinstance(spec, VectorSpec) or not any(spec.mean):  # not standardised
+            return
+        for group in images.groups:
+            if group.rounded_off is not None:
+                large = REFUSED_FROM * np.array(spec.scale)
+                rough = (np.abs(group.rounded_off) > large).sum(0)
+                with self._counting:
+                    self._rough = self._rough + rough
+
+    def _warn_of_rough(self) -> None:
+        columns = np.flatnonzero(2 * np.atleast_1d(self._rough) > self.images)
+        if len(columns):
+            log.warning(
+                "%s: float32 rounds off most of what matters to the model in %s: the numbers are "
+                "larger there than those that it was trained on, or an offset has to be "
+                "subtracted before both training and this",
+                self.source.location,
+                named(getattr(self.model.spec, "columns", None), columns),
+            )
 
     def nothing(self) -> DataError:
         """The error for data without a usable image."""

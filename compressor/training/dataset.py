@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels, Rows, Source
+from ..data.rounding import REFUSED_FROM, WARNED_FROM, Rounding
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
+from ..log import log
 from ..normalisation import mean_and_scale
 from ..spec import DataSpec, ImageSpec, VectorSpec
 
@@ -117,6 +119,7 @@ class Split:
 def load_dataset(source: Source, folder: Path, crop: int | None = None) -> Dataset:
     """Decodes ``source`` into ``folder``, or maps what an earlier run decoded there.
 
+    Raises DataError, too, for columns of vectors whose values float32 cannot tell apart.
     With ``crop``, rows are crops of so many pixels a side, and smaller images are left out as
     unreadable. Raises DataError if nothing can be read, if channels differ, or, without ``crop``,
     sizes; and ConfigError if vectors are to be cropped.
@@ -139,6 +142,7 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
     first: tuple[str, tuple[int, ...]] | None = None
     unreadable: list[tuple[str, str]] = []
     shapes: list[tuple[int, ...]] = []
+    rounding: Rounding | None = None
     # of a shape, what may differ from input to input
     free, wanted = (0, "size (or crop=N)") if crop is None else (2, "number of channels")
     with file.open("wb") as out:
@@ -160,6 +164,9 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
                     reason = f"is {shape[0]}x{shape[1]}, smaller than crop={crop}"
                     unreadable += [(images.names[p], reason) for p in group.positions]
                     continue
+                if len(shape) == 1:
+                    rounding = rounding or Rounding(shape[0])
+                    rounding.add(group)
                 out.write(group.pixels.tobytes())
                 shapes += [shape[:2]] * len(group.pixels)
         out.flush()
@@ -167,6 +174,8 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
     if first is None or not shapes:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"nothing in {source.location} can be read{reason}")
+    if rounding is not None:
+        _refuse_rounded(source, rounding)
     facts = {
         "shape": first[1],
         "count": len(shapes),
@@ -176,6 +185,18 @@ def _decode(source: Source, file: Path, record: Path, sizes: Path, crop: int | N
     if crop is not None:
         np.save(sizes, np.array(shapes, np.int64))
     write_atomically(record, json.dumps(facts).encode())
+
+
+def _refuse_rounded(source: Source, rounding: Rounding) -> None:
+    """Raises DataError for columns that float32 makes useless; warns of those that it makes rough.
+
+    Rows are float32 from here on, in the graphs and in archives, too.
+    """
+    shares = rounding.shares()
+    if len(lost := np.flatnonzero(shares > REFUSED_FROM)):
+        raise DataError(f"{source.location}: {rounding.sentence(source.columns, lost)}")
+    if len(rough := np.flatnonzero(shares > WARNED_FROM)):
+        log.warning("%s: in part, %s", source.location, rounding.sentence(source.columns, rough))
 
 
 def split_rows(count: int, validation: float, calibration: float, seed: int) -> Split:
