@@ -110,8 +110,8 @@ def cli() -> None:
     """Learn a code for your data with an autoencoder; compress datasets, score anomalies.
 
     DATA are images: a folder, an image, .npy, .npz (FILE.npz::KEY), Parquet
-    (FILE.parquet::COLUMN), a WebDataset .tar or a .zip. Or vectors: .npy, .npz, Parquet, or .csv
-    (FILE.csv::COLUMN,COLUMN).
+    (FILE.parquet::COLUMN), a WebDataset .tar or a .zip. Or vectors: .npy, .npz, Parquet, or CSV
+    (.csv, .tsv or .txt; FILE.csv::COLUMN,COLUMN).
     """
 
 

@@ -6,12 +6,19 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import ConfigError, OutputError
+
+# s3://bucket, simplecache::s3://bucket, and s3:/bucket, which Path makes of the first. One letter
+# is a drive.
+_ADDRESS = re.compile(r"(?:^[a-z][a-z0-9+.-]+:/|::[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_PIPE = re.compile(r"-|/dev/(stdin|stdout|stderr|tty|fd/.*)|/proc/[^/]+/fd/.*")
 
 
 def sha256(path: Path) -> str:
@@ -43,6 +50,39 @@ def refuse_existing(path: Path, force: bool) -> None:
     """Raises OutputError if ``path`` exists (a broken link included) and ``force`` is not given."""
     if os.path.lexists(path) and not force:
         raise OutputError(f"{path} exists; give force=True to replace it, or another output")
+
+
+def refuse_elsewhere(*inputs: object, outputs: Iterable[object] = ()) -> None:
+    """Raises ConfigError for places that are not files or folders of this machine.
+
+    Those are addresses (``s3://bucket``, ``https://host``, ``file:///path``), pipes and devices.
+    inputs, outputs: paths as users give them; anything but paths is ignored.
+    """
+    places = [(place, True) for place in inputs] + [(place, False) for place in outputs]
+    for place, is_input in places:
+        if not isinstance(place, str | os.PathLike):
+            continue
+        text = os.fsdecode(place)
+        if _ADDRESS.search(text):
+            advice = "copy it here first" if is_input else "write to a folder here and copy that"
+            raise ConfigError(
+                f"{text} is an address, and addresses are not yet supported, files and folders of "
+                f"this machine alone: {advice}"
+            )
+        if _PIPE.fullmatch(text) or (not is_input and _is_device(text)):
+            advice = "save the input as a file first" if is_input else "give the name of a new one"
+            raise ConfigError(
+                f"{text} is a pipe or a device, and files and folders alone are read and written: "
+                f"{advice}"
+            )
+
+
+def _is_device(text: str) -> bool:
+    try:
+        mode = Path(text).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def refuse_input(output: Path, *inputs: object) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CompressorError, DataError
+from .files import refuse_elsewhere
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
     """What a model, an archive or results hold; its ``kind`` comes first."""
+    refuse_elsewhere(path)
     path = Path(path)
     kind = _kind(path)
     if kind == "model":
@@ -34,6 +36,7 @@ def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
 
     ``model``: the one that made an archive, where that has none inside.
     """
+    refuse_elsewhere(path, model)
     path = Path(path)
     kind = _kind(path)
     if kind == "model":

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from .data.rounding import Moments
 from .spec import DataSpec, ImageSpec, VectorSpec
 
 ROWS_AT_ONCE = 65536  # at a time, of the vectors that mean and scale are computed from
-FLOAT32_NOISE = (
-    1e-7  # deviation over mean of a column, at which float32's rounding may be all of it
-)
+# A deviation, in steps of float32 at the mean, that may be rounding alone: that of two neighbours
+# is a half.
+FLOAT32_NOISE = 0.6
 
 
 class Normalisation(nn.Module):
@@ -65,17 +66,11 @@ def mean_and_scale(
 
     A column that is constant up to float32's rounding has the scale 1.
     """
-    count, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    moments = Moments(rows.shape[1])
     for start in range(0, len(indices), ROWS_AT_ONCE):
-        piece = rows[indices[start : start + ROWS_AT_ONCE]].astype(np.float64)
-        # Chan, Golub & LeVeque 1983: the sums of squares about the mean add up exactly
-        of_piece, total = piece.mean(0), count + len(piece)
-        apart = of_piece - mean
-        squares += ((piece - of_piece) ** 2).sum(0) + apart**2 * count * len(piece) / total
-        mean += apart * len(piece) / total
-        count = total
-    scale = np.sqrt(squares / count)
-    scale[scale <= FLOAT32_NOISE * np.abs(mean)] = 1.0
+        moments.add(rows[indices[start : start + ROWS_AT_ONCE]].astype(np.float64))
+    mean, scale = moments.mean.astype(np.float32), moments.deviation
+    scale[scale <= FLOAT32_NOISE * np.spacing(np.abs(mean))] = 1.0
     scale[scale < np.finfo(np.float32).tiny] = 1.0
-    mean, scale = mean.astype(np.float32), scale.astype(np.float32)
+    scale = scale.astype(np.float32)
     return tuple(mean.tolist()), tuple(scale.tolist())

@@ -142,7 +142,8 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Trains on most of the rows X; the others stop the training early, and calibrate.
 
         A tenth of them calibrate, or as many as fpr needs, unless ``settings`` has calibration. y
-        is ignored: all or most of X must be normal.
+        is ignored: all or most of X must be normal. Raises DataError for columns whose values
+        float32 cannot tell apart.
         """
         train = verbs.train  # first: without PyTorch this raises, and an earlier fit stays
         for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit
@@ -151,6 +152,9 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         columns = tuple(map(str, getattr(self, "feature_names_in_", ()))) or None
         settings = dict(self.settings or {})
         settings["calibration"] = self._calibration_share(len(rows), settings)
+        exact = np.asarray(X)  # not float32 yet: the training says what that would lose
+        if exact.ndim == 2 and exact.dtype.kind in "fiu" and exact.dtype.itemsize == 8:
+            rows = exact
         with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
             path = Path(folder) / "model"
             train(

@@ -254,6 +254,22 @@ def test_every_kind_of_table_gives_the_same_codes(
     assert table["path"][7] == "case 7" and table["code"][7] == codes[7].tolist()
 
 
+@pytest.mark.parametrize("offset", [0, 1.7e9])
+def test_numbers_that_float32_cannot_tell_apart_are_warned_of_by_name(
+    vector_model: Path, tumours: Tumours, tmp_path: Path, offset: float
+) -> None:
+    values = tumours.values.astype(np.float64)
+    values[:, 4] += offset
+    table = pa.table(dict(zip(tumours.columns, values.T, strict=True)))
+    pyarrow.csv.write_csv(table, tmp_path / "far.csv")
+    for verb, output, *more in (("score", "r.csv", "--fpr", "0.1"), ("encode", "codes.npy")):
+        ran = run(verb, tmp_path / "far.csv", "-m", vector_model, "-o", tmp_path / output, *more)
+        warning = (
+            "float32 rounds off most of what matters to the model in the column 'mean smoothness'"
+        )
+        assert (warning in ran.err) == bool(offset) and ran.code == 0
+
+
 # compress, decompress, verify
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.images import Images, Rows
 from ..engine.job import Job
+from ..files import refuse_elsewhere
 from .calibration import Scores
 from .scorers import Seen, score_all, scorers
 
@@ -20,6 +21,7 @@ def calibrate(
 
     Gives model, images, unreadable, seconds, device. Raises CompressorError.
     """
+    refuse_elsewhere(data, outputs=[model])
     job = Job("calibrate", data, model, device)
     available = scorers(job.model)
 

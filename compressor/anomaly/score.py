@@ -14,7 +14,7 @@ from ..data.images import Rows
 from ..data.sinks import PngNames
 from ..engine.job import Job
 from ..errors import ConfigError
-from ..files import merging_folder, refuse_existing, refuse_input
+from ..files import merging_folder, refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
 from .drift import MAX_ANOMALIES, Drift, drift
 from .prometheus import write_metrics
@@ -63,6 +63,7 @@ def score(
     device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
     them); above ``drift_limit`` a warning says so. Raises CompressorError.
     """
+    refuse_elsewhere(data, model, outputs=[output, heatmaps, report, metrics])
     _refuse_outputs(output, heatmaps=heatmaps, report=report, metrics=metrics)
     for path in (output, heatmaps, report, metrics):
         if path is not None:

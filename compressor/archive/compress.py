@@ -20,7 +20,7 @@ from ..engine.engine import Engine
 from ..engine.job import Job, fitting
 from ..entropy.tables import Tables
 from ..errors import ConfigError
-from ..files import refuse_existing, refuse_input
+from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
 from ..spec import DataSpec, VectorSpec, size_of
 from .blocks import MODEL, CodedImages, CodeGroup
@@ -115,6 +115,7 @@ def compress(
     EXIF and the like, and those files), seconds, device, and what was measured. Raises
     CompressorError.
     """
+    refuse_elsewhere(data, model, outputs=[output, measurements])
     output = Path(output)
     refuse_input(output, data, model)
     table = None if measurements is None else Path(measurements)

@@ -13,7 +13,7 @@ from ..data.sinks import open_sink
 from ..engine.engine import Engine
 from ..engine.pipeline import in_order
 from ..errors import ArchiveError, DataError
-from ..files import refuse_existing, refuse_input
+from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
 from ..model import Model
 from ..progress import Progress
@@ -52,6 +52,7 @@ def decompress(
     Gives images, unreadable, damage, seconds, device. Raises CompressorError.
     """
     started = time.monotonic()
+    refuse_elsewhere(archive, model, outputs=[output])
     output = Path(output)
     refuse_input(output, archive, model)
     if output.suffix in (".npy", ".parquet", ".csv"):

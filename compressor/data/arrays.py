@@ -1,7 +1,7 @@
 """Arrays as sources: given from Python, in a .npy file, or as a member of a .npz file.
 
 uint8 arrays are images, (N, H, W) grey or (N, H, W, C) with C of 1, 3 or 4; arrays (N, D) of
-floats, or of integers other than uint8, are vectors.
+floats, of integers other than uint8, or of booleans, which are 0 and 1, are vectors.
 """
 
 from __future__ import annotations
@@ -97,7 +97,11 @@ class NpzSource:
         with reading(path), zipfile.ZipFile(path) as archive:
             headers = dict(_headers(archive))
         if key is None:
-            candidates = [key for key, header in headers.items() if _is_readable(header)]
+            readable = [key for key, header in headers.items() if _is_readable(header)]
+            # Booleans beside other arrays are masks and labels.
+            candidates = [key for key in readable if headers[key][2] != np.bool_] or readable
+            if len(headers) == 1:
+                candidates = list(headers)  # it is the one, or what is wrong with it is said
             if len(candidates) != 1:
                 raise DataError(
                     f"{path} has {len(candidates) or 'no'} arrays of images or vectors; name one "
@@ -151,6 +155,10 @@ class NpzSource:
 def open_npy(path: Path) -> ArraySource:
     """A .npy file. Raises DataError if it is damaged or holds something else."""
     with reading(path):
+        with path.open("rb") as file:
+            shape, _, dtype = _read_header(file)
+        if dtype.hasobject:  # NumPy would say that it cannot be mapped
+            _row_shape(shape, dtype, str(path))
         array = np.lib.format.open_memmap(path, mode="r")
     return ArraySource(array, path)
 
@@ -173,10 +181,45 @@ def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> t
         raise DataError(
             f"{location} is {dtype} {shape}; give uint8 (N, H, W) or (N, H, W, C) with 1, 3 or 4 "
             "channels (one image: array[None]), or float32 (N, D) for vectors, no length 0"
+            f"{_advice(shape, dtype)}"
         )
     if dtype != np.uint8:
         return (shape[1],)
     return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
+
+
+def _advice(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    """What an array is that cannot be read, and what makes one of it that can."""
+    numbers, vectors = "array.astype(numpy.float32)", "array.reshape(len(array), -1)"
+    if not all(shape):
+        return ""
+    if dtype.names:
+        return ": of these records, numpy.lib.recfunctions.structured_to_unstructured(array)"
+    if dtype.hasobject:
+        numbers = "numpy.stack(list(array))" if len(shape) == 1 else numbers
+        return (
+            f": of these Python objects {numbers}, where they hold as many numbers each; of images "
+            "of several sizes a folder of files"
+        )
+    if dtype.kind not in "bfiu" or dtype.itemsize > 8:
+        return f": where it holds plain numbers, {numbers}"
+    if dtype == np.uint8:
+        if len(shape) == 2:
+            return f": for vectors {numbers}, for one image array[None]"
+        if len(shape) == 4 and shape[1] in (1, 3, 4):
+            return f": of these {shape[1]} channels, which come first, array.transpose(0, 2, 3, 1)"
+        return ""
+    if len(shape) == 1:
+        return ": array[:, None] for one number a row, array[None] for one row"
+    if len(shape) in (3, 4):
+        levels = {
+            "b": "array.astype(numpy.uint8) * 255",
+            "f": "(255 * array).round().astype(numpy.uint8) of values in [0, 1]",
+            "i": "array.astype(numpy.uint8) of values from 0 to 255",
+            "u": "(array >> 8).astype(numpy.uint8) of 16 bits",
+        }[dtype.kind]
+        return f": for images {levels}, for vectors {vectors}"
+    return ""
 
 
 def _is_readable(header: Header) -> bool:
@@ -184,7 +227,7 @@ def _is_readable(header: Header) -> bool:
     if not shape or not all(shape):
         return False
     if dtype != np.uint8:
-        return len(shape) == 2 and dtype.kind in "fiu" and dtype.itemsize <= 8
+        return len(shape) == 2 and dtype.kind in "bfiu" and dtype.itemsize <= 8
     # (H, W, 3) is one colour image without N, not H grey images three pixels wide.
     images = ((3, False), (4, True))
     return (len(shape), shape[-1] in (1, 3, 4)) in images

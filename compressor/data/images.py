@@ -24,11 +24,13 @@ MAX_NAMED = 1000  # unreadable images that are remembered by name
 class Group:
     """Images of one size: ``pixels`` uint8 (n, H, W, C) and their ``positions`` (n,) in Images.
 
-    For vectors ``pixels`` are float32 (n, D).
+    For vectors ``pixels`` are float32 (n, D); ``rounded_off``: float64 (n, D), what the values that
+    were read have beyond these; None where that is nothing.
     """
 
     positions: npt.NDArray[np.int64]
     pixels: Rows
+    rounded_off: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Images:
         for group in self.groups:
             kept = group.positions >= count
             if kept.any():
-                groups.append(Group(group.positions[kept] - count, group.pixels[kept]))
+                lost = None if group.rounded_off is None else group.rounded_off[kept]
+                groups.append(Group(group.positions[kept] - count, group.pixels[kept], lost))
         unreadable = {at - count: reason for at, reason in self.unreadable.items() if at >= count}
         return Images(self.names[count:], groups, unreadable, self.not_kept)
 

@@ -94,6 +94,8 @@ class ParquetSource:
 
     def _contents(self, batch: pa.RecordBatch) -> Iterator[bytes | UnreadableImage]:
         column = batch.column(self._column)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
         if pa.types.is_struct(column.type):
             column = pc.struct_field(column, "bytes")
         missing = UnreadableImage("has no bytes in the table; embed the image instead of a link")
@@ -139,6 +141,8 @@ def _image_column(schema: pa.Schema, column: str | None, part: Path) -> str:
 
 
 def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
@@ -161,6 +165,8 @@ def _select(batch: pa.RecordBatch, path: tuple[str, ...]) -> pa.Array:
 
 
 def _is_string(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

@@ -14,18 +14,20 @@ import numpy.typing as npt
 from ..errors import DataError
 from .arrays import ArraySource, NpzSource, open_npy
 from .containers import TarSource, ZipSource
+from .csv_table import CSV_SUFFIXES, CsvTable, trimmed
 from .folder import FolderSource, find_files, first_bytes
 from .formats import IMAGE_SUFFIXES, is_read
 from .images import Source
 from .left_out import NO_FILE, LeftOut, listed, suffix_of
 from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource, expanded
-from .vectors import CsvTable, ParquetTable, TableSource
+from .vectors import ParquetTable, TableSource
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 WANTED = (
     "a folder of images or of Parquet, .tar or .npy files, an image file (.png .jpg .webp .tif "
-    ".bmp .gif .avif .jp2 .jxl .ppm), .npy, .npz, .parquet, .csv, .tar, .tar.gz, .tgz or .zip"
+    ".bmp .gif .avif .jp2 .jxl .ppm), .npy, .npz, .parquet, .csv, .tsv or .txt (also with .gz), "
+    ".tar, .tar.gz, .tgz or .zip"
 )
 MAX_SHARDS_LISTED = 20  # in a message
 # What files a dataset is made of, by the ends of their names.
@@ -41,10 +43,10 @@ def open_source(
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
     files) name one array or column of several, ``data.csv::a,b,c`` columns of numbers. Arrays are
-    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats or of integers other
-    than uint8; an ``ArraySource`` is one whose columns have names. Of a folder the images are read,
-    or its Parquet, .tar or .npy files, one after the other; other files are left out and counted.
-    ``data-{000..012}.tar`` are such files, too, and ``{a,b}.tar``.
+    uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats, of integers other
+    than uint8 or of booleans; an ``ArraySource`` is one whose columns have names. Of a folder the
+    images are read, or its Parquet, .tar or .npy files, one after the other; other files are left
+    out and counted. ``data-{000..012}.tar`` are such files, too, and ``{a,b}.tar``.
     ``columns``: those that a model takes, in its order; a table must have them, and others are left
     out.
 
@@ -63,7 +65,9 @@ def open_source(
             return _open_shards(path, shards)
         raise DataError(f"{path} does not exist; give {WANTED}") from error
     except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
         reason = getattr(error, "strerror", None) or str(error)
+        reason = "it does not exist" if missing else reason
         raise DataError(f"cannot open {path}: {reason}; give {WANTED}") from error
     if stat.S_ISDIR(mode):
         return _open_folder(path, key, columns)
@@ -73,10 +77,12 @@ def open_source(
         return NpzSource(path, key)
     if name.endswith(".parquet"):
         return _open_parquet(path, [path], key, columns)
-    if name.endswith(".csv"):
-        return TableSource(path, CsvTable(path), key, columns)
+    if name.endswith(CSV_SUFFIXES):
+        key, wanted = key and ",".join(trimmed(key.split(","))), columns and trimmed(columns)
+        table = CsvTable(path, wanted or (key.split(",") if key else ()))
+        return TableSource(path, table, key, wanted)
     if key is not None:
-        raise DataError(f"{path} has no parts to name by ::{key}; only .npz, Parquet and .csv do")
+        raise DataError(f"{path} has no parts to name by ::{key}; only .npz, Parquet and CSV do")
     if name.endswith(".npy"):
         return open_npy(path)
     if name.endswith(TAR_SUFFIXES):

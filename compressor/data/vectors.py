@@ -1,14 +1,13 @@
 """Tables of numbers as sources of vectors: CSV and Parquet, streamed.
 
 The numbers of a row are its vector. A column named path, name, filename or id names the rows and is
-not part of the vector; nor is an index column that pandas has written.
+not part of the vector; nor are the columns of an index that pandas has written.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,31 +16,31 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from ..errors import DataError
+from .cells import CELLS, LISTS, NUMBERS, kind_of_type, numbers
+from .csv_table import listed
 from .images import Chunk, Group, Images, Shard
 from .names import UNSAFE, row_names
-from .reading import fingerprint, parquet_file, reading, shards_of
+from .reading import fingerprint, parquet_file, shards_of
 
-# The last two are pandas' names for an unnamed index, in CSV and in Parquet.
-NAME_COLUMNS = ("path", "name", "filename", "id", "", "__index_level_0__")
+# The last three are pandas' names for an unnamed index: in CSV, read from CSV, and in Parquet.
+NAME_COLUMNS = ("path", "name", "filename", "id", "", "Unnamed: 0", "__index_level_0__")
 ROWS_AT_ONCE = 4096  # of Parquet
-CSV_BLOCK = 2**22  # bytes; no line may be longer
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-MAX_NAMES_LISTED = 8  # in a message
-NUMBERS, LISTS, CELLS = "numbers", "lists of numbers", "text"  # kinds of columns
 
 
 class Table(Protocol):
     """A table on disk.
 
     ``kinds`` maps its columns to NUMBERS, LISTS, CELLS (a CSV's that are mostly not numbers) or
-    another type.
+    another type; ``indices`` are those that pandas has written as an index; ``decimal`` is what
+    numbers in text have between whole numbers and fractions.
     """
 
     files: list[Path]
     kinds: dict[str, str]
+    indices: Sequence[str]
+    decimal: str
     shards: list[Shard]
 
     def count(self) -> int:
@@ -64,9 +63,10 @@ class TableSource:
     ) -> None:
         self.location = f"{location}::{key}" if key else str(location)
         self._table = table
-        self._chosen = _columns(location, table.kinds, key, wanted)
+        self._chosen = _columns(location, table, key, wanted)
         self._lists = table.kinds[self._chosen[0]] == LISTS
-        names = [n for n in NAME_COLUMNS if n in table.kinds and n not in self._chosen]
+        index = table.indices if len(table.indices) == 1 else ()  # one of several levels names none
+        names = [n for n in (*NAME_COLUMNS, *index) if n in table.kinds and n not in self._chosen]
         self._name_column = names[0] if names else None
 
     @property
@@ -114,7 +114,10 @@ class TableSource:
         if self._lists:
             yield _list_rows(names, [piece.column(0) for piece in pieces], self._length)
         else:
-            yield vectors(names, np.concatenate([_rows(piece) for piece in pieces]), self._chosen)
+            decimal = self._table.decimal
+            yield vectors(
+                names, np.concatenate([_rows(piece, decimal) for piece in pieces]), self._chosen
+            )
 
     @cached_property
     def _length(self) -> int:
@@ -146,54 +149,14 @@ class TableSource:
         return (None if unsafe or distinct != total else names), total
 
 
-class CsvTable:
-    """A CSV file with a header; its cells are text until they are read as numbers."""
-
-    def __init__(self, path: Path) -> None:
-        self.files = [path]
-        self.shards: list[Shard] = []
-        with self._open([]) as reader:
-            names = reader.schema.names
-        _refuse_header(path, names)
-        with self._open(names) as reader:
-            first = next(reader, None)
-        columns = [pa.array([], pa.string())] * len(names)
-        if first is not None:
-            columns = first.slice(0, ROWS_AT_ONCE).columns
-        self.kinds = dict(zip(names, map(_kind_of_cells, columns), strict=True))
-
-    def count(self) -> int:
-        return sum(len(batch) for batch in self.batches(list(self.kinds)[:1]))
-
-    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with self._open(columns) as reader:
-            yield from reader
-
-    @contextmanager
-    def _open(self, columns: list[str]) -> Iterator[Any]:
-        path = self.files[0]
-        convert = pyarrow.csv.ConvertOptions(
-            include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
-        )
-        # Without threads, Arrow's errors name the row; other work runs in other threads anyway.
-        read = pyarrow.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
-        with reading(path):
-            try:
-                with pyarrow.csv.open_csv(path, read, convert_options=convert) as reader:
-                    yield reader
-            except (pa.ArrowException, UnicodeDecodeError) as error:
-                reason = " ".join(str(error).split())
-                raise DataError(
-                    f"cannot read {path}: {reason}; a CSV is a line of column names and then rows "
-                    "of as many cells, with commas between them, in UTF-8"
-                ) from error
-
-
 class ParquetTable:
     """Parquet files with the same columns, one after the other."""
 
+    decimal = "."
+
     def __init__(self, parts: list[Path]) -> None:
         self.files, self._count = parts, 0
+        self.indices: Sequence[str] = ()
         ends = []
         for number, part in enumerate(parts):
             with parquet_file(part) as file:
@@ -202,7 +165,8 @@ class ParquetTable:
             ends.append(self._count)
             if (double := _double(schema.names)) is not None:
                 raise DataError(f"{part} has two columns named {double!r}; rename one")
-            kinds = {field.name: _kind_of_type(field.type) for field in schema}
+            self.indices = tuple(dict.fromkeys([*self.indices, *pandas_indices(schema)]))
+            kinds = {field.name: kind_of_type(field.type) for field in schema}
             if number == 0:
                 self.kinds = kinds
             elif kinds != self.kinds:
@@ -219,12 +183,23 @@ class ParquetTable:
                     yield batch.select(columns)
 
 
+def pandas_indices(schema: pa.Schema) -> list[str]:
+    """The columns that pandas has written as the levels of an index, by its metadata."""
+    try:
+        levels = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+        # A range has no column: a mapping stands for it.
+        return [name for name in levels if isinstance(name, str) and name in schema.names]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
 def vectors(
     names: list[str], values: npt.NDArray[Any], columns: Sequence[str] | None = None
 ) -> Images:
     """Rows (n, D) of any type as float32; those with a value that is not finite are unreadable."""
+    given = values
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(values, np.float32)
+        values = np.ascontiguousarray(given, np.float32)
     finite = np.isfinite(values)
     whole = finite.all(1)
     unreadable = {}
@@ -234,32 +209,37 @@ def vectors(
             f"has a value in column {columns[place] if columns else place} that is missing, not a "
             "number, or too large for float32"
         )
-    groups = [Group(np.flatnonzero(whole), values[whole])] if whole.any() else []
-    return Images(names, groups, unreadable)
+    if not whole.any():
+        return Images(names, [], unreadable)
+    lost = None
+    if not np.can_cast(given.dtype, np.float32):
+        lost = given[whole].astype(np.float64) - values[whole]
+    return Images(names, [Group(np.flatnonzero(whole), values[whole], lost)], unreadable)
 
 
 def _columns(
-    location: Path, kinds: Mapping[str, str], key: str | None, wanted: Sequence[str] | None
+    location: Path, table: Table, key: str | None, wanted: Sequence[str] | None
 ) -> list[str]:
     """The columns that make the vectors. Raises DataError."""
-    others = [column for column in kinds if column not in NAME_COLUMNS]
-    numbers = [column for column in others if kinds[column] == NUMBERS]
+    kinds, left_out = table.kinds, {*NAME_COLUMNS, *table.indices}
+    others = [column for column in kinds if column not in left_out]
+    of_numbers = [column for column in others if kinds[column] == NUMBERS]
     lists = [column for column in others if kinds[column] == LISTS]
     if key is not None:
         chosen = key.split(",")
         if (double := _double(chosen)) is not None:
             raise DataError(f"{location}::{key} names {double!r} twice; leave one out")
-    elif len(lists) == 1 and not numbers:
+    elif len(lists) == 1 and not of_numbers:
         chosen = lists
     elif wanted is not None:
-        chosen = [column for column in kinds if column in numbers or column in wanted]
+        chosen = [column for column in kinds if column in of_numbers or column in wanted]
     else:
         chosen = others
     if wanted is not None and (not chosen or kinds.get(chosen[0]) != LISTS):
         if missing := [column for column in wanted if column not in chosen]:
             raise DataError(
-                f"{location} lacks {_listed(missing)}, which the model was trained on; "
-                f"it has {_listed(chosen) or 'no numbers'}"
+                f"{location} lacks {listed(missing)}, which the model was trained on; "
+                f"it has {listed(chosen) or 'no numbers'}"
             )
         chosen = list(wanted)
     if not chosen:
@@ -270,79 +250,28 @@ def _columns(
         if wanted is not None and kinds[column] == CELLS:
             continue  # a model takes it as numbers: rows with other cells are unreadable
         if kinds[column] != NUMBERS and (kinds[column] != LISTS or len(chosen) > 1):
+            if "binary" in kinds[column]:
+                raise DataError(
+                    f"{location}: the column {column!r} is {kinds[column]}, neither numbers nor "
+                    "encoded images, which are binary, or a struct of bytes and path, one a row"
+                )
             raise DataError(
                 f"{location}: the column {column!r} is {kinds[column]}, not numbers; leave it out, "
-                f"or name the wanted columns as {location}::{','.join(numbers[:3]) or 'a,b,c'}"
+                f"or name the wanted columns as {location}::{','.join(of_numbers[:3]) or 'a,b,c'}"
             )
     return chosen
-
-
-def _refuse_header(path: Path, names: list[str]) -> None:
-    """Raises DataError if the first line of a CSV has no names, one for each column."""
-    if (double := _double(names)) is not None:
-        raise DataError(
-            f"{path} has two columns named {double!r}; its first line has to name the columns, "
-            "each differently"
-        )
-    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
-        raise DataError(f"{path} has one column, {names[0]!r}; cells need commas between them")
-    # 0, 1, 2 and so on are names that pandas gives.
-    if all(re.match(NUMBER, name) for name in names) and any("." in name for name in names):
-        raise DataError(
-            f"{path} begins with the numbers {_listed(names)}; its first line has to name the "
-            "columns"
-        )
 
 
 def _double(names: Sequence[str]) -> str | None:
     return next((name for name in names if names.count(name) > 1), None)
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMES_LISTED
-    return ", ".join(names[:MAX_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _kind_of_cells(cells: pa.Array) -> str:
-    """NUMBERS if at least half of the cells that are not missing are numbers, else CELLS."""
-    missing = pa.array(pyarrow.csv.ConvertOptions().null_values)
-    held = cells.filter(pc.invert(pc.is_in(pc.utf8_trim_whitespace(cells), missing)))
-    numbers = np.isfinite(_numbers(held)).sum()
-    return NUMBERS if 2 * numbers >= len(held) else CELLS
-
-
-def _kind_of_type(kind: pa.DataType) -> str:
-    types = pa.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return LISTS if _kind_of_type(kind.value_type) == NUMBERS else str(kind)
-    is_number = (
-        types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_boolean(kind)
-        or types.is_decimal(kind)
-    )
-    return NUMBERS if is_number else str(kind)
-
-
-def _rows(piece: pa.RecordBatch) -> npt.NDArray[np.float64]:
+def _rows(piece: pa.RecordBatch, decimal: str) -> npt.NDArray[np.float64]:
     """(n, columns) float64."""
     if len(set(piece.schema.types)) == 1:  # at once: a call costs more than a few hundred cells
-        together = _numbers(pa.concat_arrays(piece.columns))
+        together = numbers(pa.concat_arrays(piece.columns), decimal)
         return together.reshape(piece.num_columns, piece.num_rows).T
-    return np.stack([_numbers(column) for column in piece.columns], 1)
-
-
-def _numbers(column: pa.Array) -> npt.NDArray[np.float64]:
-    """A column as float64, NaN where a cell is missing or not a number."""
-    if pa.types.is_string(column.type):
-        text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
-        number = pc.if_else(pc.match_substring_regex(text, NUMBER), text, None)
-        number = pc.if_else(pc.equal(text, "true"), "1", number)
-        column = pc.if_else(pc.equal(text, "false"), "0", number)
-    numbers: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(
-        zero_copy_only=False
-    )
-    return numbers
+    return np.stack([numbers(column, decimal) for column in piece.columns], 1)
 
 
 def _list_rows(names: list[str], pieces: list[pa.Array], length: int) -> Images:
@@ -350,7 +279,7 @@ def _list_rows(names: list[str], pieces: list[pa.Array], length: int) -> Images:
     values = np.full((len(names), length), np.nan)
     fitting = [piece.filter(pc.equal(pc.list_value_length(piece), length)) for piece in pieces]
     values[lengths == length] = np.concatenate(
-        [_numbers(piece.flatten()) for piece in fitting]
+        [numbers(piece.flatten()) for piece in fitting]
     ).reshape(-1, length)
     images = vectors(names, values)
     odd = {

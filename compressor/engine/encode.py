@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..data.images import Images, Rows
 from ..data.npy import GrowingNpy
 from ..errors import ConfigError
-from ..files import atomic_file, refuse_existing, refuse_input
+from ..files import atomic_file, refuse_elsewhere, refuse_existing, refuse_input
 from .engine import Codes
 from .job import Job
 
@@ -35,6 +35,7 @@ def encode(
 
     Returns images, unreadable, code_shape, seconds, device. Raises CompressorError.
     """
+    refuse_elsewhere(data, model, outputs=[output])
     output = Path(output)
     if output.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"{output}: codes are written as .npy or .parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,15 +11,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..data.channels import in_channels
 from ..data.images import MAX_NAMED, Chunk, Group, Images, Rows, Unreadable
 from ..data.left_out import left_out, listed
+from ..data.rounding import REFUSED_FROM, named
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
 from ..model import Model
 from ..progress import Progress
-from ..spec import DataSpec, ImageSpec
+from ..spec import DataSpec, ImageSpec, VectorSpec
 from .engine import Engine
 from .pipeline import chunk_size, in_order
 
@@ -47,6 +51,8 @@ class Job:
         self.unreadable = Unreadable()
         self.not_kept: Counter[str] = Counter()
         self.converted = 0
+        self._rough: Any = 0  # (D,) rows of which float32 rounds off much, by column
+        self._counting = threading.Lock()
         log.info("device: %s", self.engine.device)
 
     def _refuse_shape(self) -> None:
@@ -75,6 +81,7 @@ class Job:
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
             images = fitting(loaded, self.model.spec)
+            self._count_rough(images)
             return replace(images, groups=[]), work(images)
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
@@ -98,6 +105,29 @@ class Job:
         self.say_left_out()
         if not self.images and not start:
             raise self.nothing()
+        self._warn_of_rough()
+
+    def _count_rough(self, images: Images) -> None:
+        spec = self.model.spec
+        if not isinstance(spec, VectorSpec) or not any(spec.mean):  # not standardised
+            return
+        for group in images.groups:
+            if group.rounded_off is not None:
+                large = REFUSED_FROM * np.array(spec.scale)
+                rough = (np.abs(group.rounded_off) > large).sum(0)
+                with self._counting:
+                    self._rough = self._rough + rough
+
+    def _warn_of_rough(self) -> None:
+        columns = np.flatnonzero(2 * np.atleast_1d(self._rough) > self.images)
+        if len(columns):
+            log.warning(
+                "%s: float32 rounds off most of what matters to the model in %s: the numbers are "
+                "larger there than those that it was trained on, or an offset has to be "
+                "subtracted before both training and this",
+                self.source.location,
+                named(getattr(self.model.spec, "columns", None), columns),
+            )
 
     def nothing(self) -> DataError:
         """The error for data without a usable image."""

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import ConfigError
-from ..files import merging_folder
+from ..files import merging_folder, refuse_elsewhere
 from ..model import Model
 
 PRECISIONS = ("float32", "float16")
@@ -43,6 +43,7 @@ def export(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision={precision}: allowed are {', '.join(PRECISIONS)}")
+    refuse_elsewhere(model, outputs=[output])
     opened = Model.open(model)
     output = Path(output)
     sizes = {}

@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_tensors
 from ..data.images import Pixels, Rows
 from ..engine.engine import Codes
 from ..engine.job import Job, fitting
-from ..files import refuse_existing, refuse_input
+from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..spec import ImageSpec, VectorSpec, size_of
 from .charts import Axis, Numbers, axis, bars, diverging, line, map_sheet, sheet
 from .pictures import comparison_sheet
@@ -86,6 +86,7 @@ def report(
     psnr (of vectors the mse of standardised values, of features their mse), seconds, device.
     Raises CompressorError.
     """
+    refuse_elsewhere(data, model, outputs=[output])
     output = Path(output)
     refuse_input(output, data, model)
     refuse_existing(output, force)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..data.channels import as_asked, in_channels
 from ..data.images import Images, Pixels, Rows, Source
 from ..data.left_out import left_out, listed
+from ..data.rounding import REFUSED_FROM, WARNED_FROM, Rounding
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
 from ..log import log
@@ -128,8 +129,8 @@ def load_dataset(
     ``channels``: "grey" or "rgb" converts images, those with alpha that is not opaque are left out
     as unreadable; "auto" leaves them as they are. With ``crop``, rows are crops of so many pixels a
     side, and smaller images are left out as unreadable. Raises DataError if nothing can be read, if
-    channels differ, or, without ``crop``, sizes; and ConfigError if vectors are to be cropped or
-    converted.
+    channels differ, or, without ``crop``, sizes, or for columns of vectors whose values float32
+    cannot tell apart; and ConfigError if vectors are to be cropped or converted.
     """
     file, record, sizes = folder / "rows.bin", folder / "rows.json", folder / "sizes.npy"
     if not record.exists():
@@ -152,6 +153,7 @@ def _decode(
     shapes: list[tuple[int, ...]] = []
     free = 0 if crop is None else 2  # dimensions that may differ from input to input
     grey = channels == "auto"  # as long as all images are
+    rounding: Rounding | None = None
     with file.open("wb") as out:
         chunks = source.chunks(CHUNK if crop is None else LARGE_CHUNK)
         for images in chain.from_iterable(chunk.load() for chunk in chunks):
@@ -178,6 +180,9 @@ def _decode(
                     continue
                 grey = grey and len(shape) == 3 and shape[2] != 1
                 grey = grey and bool(in_channels(group.pixels, 1)[1].all())
+                if len(shape) == 1:
+                    rounding = rounding or Rounding(shape[0])
+                    rounding.add(group)
                 out.write(group.pixels.tobytes())
                 shapes += [shape[:2]] * len(group.pixels)
         out.flush()
@@ -191,6 +196,8 @@ def _decode(
     if first is None or not shapes:
         reason = f"; the first: {unreadable[0][0]} {unreadable[0][1]}" if unreadable else ""
         raise DataError(f"nothing in {source.location} can be read{reason}")
+    if rounding is not None:
+        _refuse_rounded(source, rounding)
     facts = {
         "shape": first[1],
         "count": len(shapes),
@@ -206,6 +213,18 @@ def _decode(
 def _refuse_vectors(images: Images, setting: str) -> None:
     if any(group.pixels.ndim != 4 for group in images.groups):
         raise ConfigError(f"{setting} is for images; these data are vectors")
+
+
+def _refuse_rounded(source: Source, rounding: Rounding) -> None:
+    """Raises DataError for columns that float32 makes useless; warns of those that it makes rough.
+
+    Rows are float32 from here on, in the graphs and in archives, too.
+    """
+    shares = rounding.shares()
+    if len(lost := np.flatnonzero(shares > REFUSED_FROM)):
+        raise DataError(f"{source.location}: {rounding.sentence(source.columns, lost)}")
+    if len(rough := np.flatnonzero(shares > WARNED_FROM)):
+        log.warning("%s: in part, %s", source.location, rounding.sentence(source.columns, rough))
 
 
 def split_rows(count: int, validation: float, calibration: float, seed: int) -> Split:

@@ -20,7 +20,7 @@ from ..data.arrays import ArraySource
 from ..data.images import Rows, Source
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
-from ..files import output_errors, refuse_input, write_atomically
+from ..files import output_errors, refuse_elsewhere, refuse_input, write_atomically
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..manifests import file_entries
@@ -69,6 +69,7 @@ def train(
     Gives model, plugin, parameters, seconds, epochs, validation_loss (of an image, the sum over its
     elements; None without validation), images, unreadable, device. Raises CompressorError.
     """
+    refuse_elsewhere(data, start, outputs=[output])
     output = Path(output)
     started = time.monotonic()
     refuse_input(output, data)

@@ -17,6 +17,8 @@ import pytest
 
 from compressor.archive.writer import ArchiveWriter, PackedImages
 from compressor.data.images import Pixels
+from compressor.errors import ConfigError
+from compressor.files import refuse_elsewhere
 from compressor.progress import Progress
 
 from .command_line import OUTPUTS, Ran, run
@@ -141,6 +143,89 @@ def test_an_output_without_permission_is_an_error(
     ran = run(*arguments(verb, tmp_path / "locked" / name))
     assert ran.code == 1 and "no permission to write there" in ran.error
     assert not list((tmp_path / "locked").iterdir())
+
+
+# Places that are not files or folders of this machine
+
+ADDRESSES = ("s3://bucket/x", "gs://b/x", "https://host/x", "file:///x", "memory://x")
+PLACES = {
+    "train": (1, ("--start",)),
+    "export": (0, ()),
+    "encode": (0, ("-m",)),
+    "compress": (0, ("-m", "--measurements")),
+    "decompress": (0, ("-m",)),
+    "score": (0, ("-m", "--heatmaps", "--report", "--metrics")),
+    "calibrate": (0, ()),
+}
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "S3://b/x", "simplecache::s3://b/x"])
+@pytest.mark.parametrize("verb", [*PLACES, "report", "inspect", "verify"])
+def test_an_address_is_refused_wherever_a_path_is_given_and_no_folder_of_its_name_made(
+    verb: str,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Callable[..., tuple[object, ...]],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given: list[tuple[object, ...]] = []
+    if verb in PLACES:
+        position, options = PLACES[verb]
+        plain = arguments(verb, tmp_path / OUTPUTS.get(verb, ["-"])[0])
+        given = [(*plain, option, address) for option in options]
+        given.append((*plain[: position + 1], address, *plain[position + 2 :]))
+        if verb != "calibrate":
+            given.append((*plain[:-1], address))
+    else:
+        more = ("data", "-o", "page.html") if verb == "report" else ()
+        given = [(verb, address, *more)]
+    for job in given:
+        ran = run(*job)
+        assert ran.code == 2, job
+        assert f"{address} is an address, and addresses are not yet supported" in ran.error
+        assert not tree(tmp_path), job
+
+
+@pytest.mark.parametrize("path", ["a:/b", "./s3:/b", "set.npz::key", "/x/s3://b", "s3:", "s3"])
+def test_paths_that_only_look_like_addresses_are_paths(path: str) -> None:
+    refuse_elsewhere(path, outputs=[path])
+    with pytest.raises(ConfigError, match="is an address"):
+        refuse_elsewhere(Path("s3://bucket/x"))
+
+
+@pytest.mark.parametrize("place", ["-", "/dev/stdout", "/dev/fd/1", "/dev/null"])
+@pytest.mark.parametrize("verb", WRITERS)
+def test_an_output_that_is_a_pipe_or_a_device_is_refused(
+    verb: str,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Callable[..., tuple[object, ...]],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = run(*arguments(verb, tmp_path)[:-1], place, "--force")
+    assert ran.code == 2 and f"{place} is a pipe or a device" in ran.error
+    assert "give the name of a new one" in ran.error
+    assert not tree(tmp_path)
+
+
+def test_data_from_a_pipe_are_refused(
+    tmp_path: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    ran = run(*arguments("score", tmp_path / "r.csv", Path("-")))
+    assert ran.code == 2 and "save the input as a file first" in ran.error
+
+
+@pytest.mark.parametrize("verb", ["train", "encode", "compress", "score", "calibrate"])
+def test_a_missing_input_is_said_not_to_exist(
+    verb: str, tmp_path: Path, copy: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    before = tree(tmp_path)
+    output = tmp_path / OUTPUTS.get(verb, ["-"])[0]
+    ran = run(*arguments(verb, output, tmp_path / "gone.npy", copy))
+    assert ran.code == 1 and "gone.npy: it does not exist" in ran.error
+    assert tree(tmp_path) == before
 
 
 # Full disks

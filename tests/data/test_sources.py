@@ -158,6 +158,21 @@ def test_an_open_source_gives_the_same_fingerprint_every_time(source):
     assert len(bytes.fromhex(source.fingerprint())) == 32
 
 
+def test_images_and_names_in_a_dictionary_are_read(tmp_path, files, clothes, read):
+    table = pa.table({"image": pa.array(files.values()), "name": pa.array(files)})
+    columns = [column.combine_chunks().dictionary_encode() for column in table.columns]
+    pq.write_table(pa.table(columns, table.column_names), tmp_path / "data.parquet")
+    found = read(open_source(tmp_path / "data.parquet"), 6)
+    assert found.names == list(files)
+    assert np.array_equal(np.stack(found.pixels)[..., 0], clothes[:20])
+
+
+def test_a_column_of_several_images_a_row_is_no_column_of_images(tmp_path, files):
+    pq.write_table(pa.table({"images": [list(files.values())[:2]] * 3}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"'images' is list<.*neither numbers nor encoded images"):
+        open_source(tmp_path / "a.parquet")
+
+
 # Fingerprints
 
 
@@ -389,11 +404,11 @@ def test_what_does_not_exist_is_refused(tmp_path, name):
 
 
 def test_a_file_of_another_kind_is_refused_saying_what_is_wanted(tmp_path):
-    (tmp_path / "data.txt").write_text("1,2")
-    with pytest.raises(DataError, match=r"data\.txt.*\.npy"):
-        open_source(tmp_path / "data.txt")
+    (tmp_path / "data.doc").write_text("1,2")
+    with pytest.raises(DataError, match=r"data\.doc.*\.npy"):
+        open_source(tmp_path / "data.doc")
     (tmp_path / "data.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"only \.npz, Parquet and \.csv"):
+    with pytest.raises(DataError, match=r"only \.npz, Parquet and CSV"):
         open_source(f"{tmp_path}/data.npy::key")
 
 

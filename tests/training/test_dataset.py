@@ -16,6 +16,7 @@ from compressor.data.sources import open_source
 from compressor.engine.engine import Engine
 from compressor.errors import ConfigError, DataError
 from compressor.model import Model
+from compressor.spec import VectorSpec
 from compressor.training.checkpoint import State
 from compressor.training.dataset import Dataset, load_dataset, split_rows
 from compressor.training.loop import Budget, Loop
@@ -258,3 +259,47 @@ def test_a_dataset_goes_to_other_processes_without_its_content(
     state = data.__getstate__()
     assert "rows" not in state
     np.testing.assert_array_equal(Dataset(**state).rows[np.arange(3)], rows)
+
+
+# Columns that float32 cannot tell apart
+
+
+def table(path: Path, offset: float, deviation: float) -> Path:
+    random = np.random.default_rng(0)
+    values = random.normal(size=(300, 3)) * [1, deviation, 1] + [0, offset, 5]
+    np.savetxt(path, values, "%.17g", ",", header="x,time,y", comments="")
+    return path
+
+
+def test_a_column_whose_values_float32_cannot_tell_apart_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    path = table(tmp_path / "a.csv", 1_723_456_789, 5)
+    message = (
+        r"a\.csv: float32 cannot tell the values of the column 'time' apart: .*around 1723456789 "
+        r".*steps of 128; subtract 1723457000 from them, .*or leave the column out"
+    )
+    with pytest.raises(DataError, match=message):
+        train("undercomplete", path, tmp_path / "model", max_steps=1)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.csv"]
+    for array in (TIMES, TIMES.astype(np.int64)):
+        with pytest.raises(DataError, match=r"the array: float32 .* the columns 0, 1 apart"):
+            load_dataset(open_source(array), tmp_path)
+    assert load_dataset(open_source(f"{path}::x,y"), tmp_path).count == 300
+
+
+TIMES = np.round(1.7e9 + np.random.default_rng(0).normal(0, 5, (300, 2)), 3)
+
+
+@pytest.mark.parametrize(
+    ("offset", "deviation", "warned"),
+    [(5.2e6, 1, True), (47.123456, 1e-5, True), (1.7e9, 86400, False), (293.15, 0.01, False)],
+)
+def test_a_column_that_float32_makes_rough_is_trained_on_with_a_warning(
+    tmp_path: Path, offset: float, deviation: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = load_dataset(open_source(table(tmp_path / "a.csv", offset, deviation)), tmp_path)
+    spec = data.spec(np.arange(300), standardise=True)
+    assert isinstance(spec, VectorSpec)
+    assert spec.scale[1] == pytest.approx(deviation, rel=0.2)
+    assert ("in part, float32 cannot tell the values of the column 'time'" in caplog.text) == warned
