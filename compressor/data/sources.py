@@ -65,9 +65,7 @@ def open_source(
             return _open_shards(path, shards)
         raise DataError(f"{path} does not exist; give {WANTED}") from error
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
         reason = getattr(error, "strerror", None) or str(error)
-        reason = "it does not exist" if missing else reason
         raise DataError(f"cannot open {path}: {reason}; give {WANTED}") from error
     if stat.S_ISDIR(mode):
         return _open_folder(path, key, columns)
