@@ -496,6 +496,7 @@ def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
 def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
     """Prints a summary and ends with its exit code."""
     from compressor.data.left_out import images_among, listed
+    from compressor.log import printable
 
     if as_json:
         print(json.dumps(summary))
@@ -505,13 +506,13 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
                 click.echo(f"{key}:")
                 for entry in value:
                     fields = entry.items() if isinstance(entry, dict) else [("", entry)]
-                    click.echo("  " + "  ".join(f"{k} {v}".strip() for k, v in fields))
+                    click.echo("  " + printable("  ".join(f"{k} {v}".strip() for k, v in fields)))
             elif key in ("left_out", "not_kept"):
                 if value:
                     click.echo(f"{key}: {listed(value)}")
             elif value not in (None, [], {}):
                 number = isinstance(value, int) and not isinstance(value, bool)
-                click.echo(f"{key}: {value:,}" if number else f"{key}: {value}")
+                click.echo(f"{key}: {value:,}" if number else printable(f"{key}: {value}"))
     incomplete = "kind" not in summary and (
         summary.get("unreadable")
         or summary.get("damage")
@@ -576,7 +577,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+    from compressor.log import printable
+
+    click.echo(f"Error: {printable(message)}", err=True)
     sys.exit(code)
 
 

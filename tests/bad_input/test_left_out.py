@@ -74,3 +74,17 @@ def test_what_an_archive_does_not_keep_is_said(
     assert ran.err.count("not kept: ICC of 12, EXIF of 5, 12 .cls, 12 .json\n") == 1
     ran = run("compress", packed, "-m", model, "-o", tmp_path / "a", "--force")
     assert "not_kept: 12 ICC, 5 EXIF, 12 .cls, 12 .json\n" in ran.out
+
+
+def test_names_with_control_characters_are_escaped(
+    tmp_path: Path, clothes: Pixels, model: Path
+) -> None:
+    images = tmp_path / "images"
+    save(images / "a.png", clothes[0])
+    (images / "b\x1b[31m\n.png").write_bytes(b"broken")
+    ran = run("compress", images, "-m", model, "-o", tmp_path / "a")
+    assert ran.code == 4 and "\x1b" not in ran.out + ran.err
+    assert "skipped b\\x1b[31m\\n.png: is damaged" in ran.err
+    assert "  b\\x1b[31m\\n.png: is damaged" in ran.out
+    ran = run("inspect", tmp_path / "no\x1b[31m")
+    assert ran.code == 1 and "no\\x1b[31m" in ran.error and "\x1b" not in ran.err
