@@ -497,22 +497,17 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
     """Prints a summary and ends with its exit code."""
     from compressor.data.left_out import images_among, listed
     from compressor.log import printable
+    from compressor.summaries import lines
 
     if as_json:
         print(json.dumps(summary))
     else:
-        for key, value in summary.items():
-            if isinstance(value, list) and value and isinstance(value[0], (dict, str)):
-                click.echo(f"{key}:")
-                for entry in value:
-                    fields = entry.items() if isinstance(entry, dict) else [("", entry)]
-                    click.echo("  " + printable("  ".join(f"{k} {v}".strip() for k, v in fields)))
-            elif key in ("left_out", "not_kept"):
-                if value:
-                    click.echo(f"{key}: {listed(value)}")
-            elif value not in (None, [], {}):
-                number = isinstance(value, int) and not isinstance(value, bool)
-                click.echo(f"{key}: {value:,}" if number else printable(f"{key}: {value}"))
+        counted = {key: listed(summary[key]) for key in ("left_out", "not_kept") if key in summary}
+        shown = {key: value for key, value in summary.items() if key != "warnings"} | counted
+        for line in lines(shown):
+            click.echo(printable(line))
+    for warning in summary.get("warnings", ()):  # last, where they are read
+        click.secho(f"Warning: {warning}", err=True, fg="yellow", bold=True)
     incomplete = "kind" not in summary and (
         summary.get("unreadable")
         or summary.get("damage")

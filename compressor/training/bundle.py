@@ -269,12 +269,6 @@ def _learn_prior(
 ) -> dict[str, Any]:
     """Learns the prior from training codes, adds its files, and measures rate and distortion."""
     model, bottleneck = trained.model, trained.bottleneck
-    if np.array_equal(codes, np.broadcast_to(codes[:1], codes.shape)):
-        log.warning(
-            "every input has the same code: the model explains less than rounding costs; train "
-            "longer, or give a larger latent or a smaller %s",
-            "rounding_loss" if bottleneck is None else "rate",
-        )
     if bottleneck is not None and (
         trained.settings.aims or isinstance(bottleneck.prior, Hyperprior)
     ):
@@ -286,6 +280,7 @@ def _learn_prior(
     integers = torch.floor(model_code(model, probe) / steps + 0.5)
     error = squared_error(model, probe, integers * steps)
     return {
+        "codes_equal": bool((codes == codes[:1]).all()),
         "validation_codes": int(held_out_codes.size),
         "validation_escapes": graphs.prior.escapes(held_out_codes),
         "bits_per_image": bits,

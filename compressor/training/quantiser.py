@@ -12,13 +12,11 @@ from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.hyperprior import Hyperprior
 from ..entropy.prior import Prior
 from ..likelihood import LIKELIHOODS
-from ..log import log
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass
 from .dataset import ELEMENTS_AT_ONCE
 from .rate import Aim
 
-MIN_MISS_TO_WARN = 0.5  # in the units of Aim.miss
 STEP_SCALES = 2.0**-20, 2.0**10  # between which Delta is searched
 STEP_FACTORS = (0.5, 2.0)  # of a trained bottleneck's steps: how far they may be moved
 PROBE_INPUTS = 64
@@ -77,8 +75,6 @@ def fitted_steps(
         return aim.miss(model.spec, error, bits)
 
     factor = largest(lambda factor: miss(factor) > 0, STEP_FACTORS, 12)
-    if abs(missed := miss(factor)) > MIN_MISS_TO_WARN:
-        log.warning("the training missed its aim by %s", aim.in_words(missed))
     steps: Tensor = bottleneck.steps * factor
     return steps
 

@@ -61,12 +61,6 @@ class Aim:
         moved = bottleneck.log_rate.item() + max(-MAX_MOVE, min(MAX_MOVE, change))
         bottleneck.log_rate.fill_(max(start - MAX_DISTANCE, min(start + MAX_DISTANCE, moved)))
 
-    def in_words(self, missed: float) -> str:
-        """How far ``missed`` is: by decibels, or by a part of the bits."""
-        if self.settings.quality is not None:
-            return f"{missed:+.2f} dB"
-        return f"{100 * math.expm1(missed / 10):+.0f}% of the bits"
-
     def miss(self, spec: DataSpec, error: float, bits: float) -> float:
         """Above 0 where the quality, or the rate, is higher than asked.
 

@@ -26,6 +26,7 @@ from ..log import log
 from ..manifests import file_entries
 from ..model import (
     Model,
+    ModelManifest,
     PluginEntry,
     manifest_files,
     refuse_model_output,
@@ -43,6 +44,8 @@ from .loop import Budget, Loop
 from .rehearsal import rehearse
 from .settings import TrainingSettings, split_settings
 from .start import begin_where, make_model
+
+MAX_MISSED_DECIBELS, MAX_MISSED_BITS = 1.0, 0.1  # of an aim, without a warning
 
 
 def train(
@@ -67,7 +70,9 @@ def train(
     ``resume`` goes on from there.
 
     Gives model, plugin, parameters, seconds, epochs, validation_loss (of an image, the sum over its
-    elements; None without validation), images, unreadable, device. Raises CompressorError.
+    elements; None without validation), psnr (in dB, of held-out data) and bits (of a pixel, or of
+    a vector's number, by the prior), aim (quality=DB or bits=B, if one was asked), images,
+    unreadable, left_out, and warnings, in sentences. Raises CompressorError.
     """
     refuse_elsewhere(data, start, outputs=[output])
     output = Path(output)
@@ -140,11 +145,44 @@ def train(
         "seconds": round(time.monotonic() - started, 3),
         "epochs": facts["epochs"],
         "validation_loss": facts["validation_loss"],
+        "psnr": manifest.quantiser["psnr"],
+        "bits": manifest.quantiser["bits_per_place"],
+        "aim": _aim(training),
         "images": dataset.count,
         "unreadable": len(dataset.unreadable),
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
         "left_out": dict(dataset.left_out),
+        "warnings": list(_warnings(manifest, training)),
     }
+
+
+def _aim(training: TrainingSettings) -> str | None:
+    """What was asked of the codes, as it is typed."""
+    if training.quality is not None:
+        return f"quality={training.quality:g}"
+    return None if training.bits is None else f"bits={training.bits:g}"
+
+
+def _warnings(manifest: ModelManifest, training: TrainingSettings) -> Iterator[str]:
+    """Why the model may not be what was wanted."""
+    quantiser = manifest.quantiser
+    if quantiser["codes_equal"]:
+        setting = "rate" if "rate" in quantiser else "rounding_loss"
+        yield (
+            "every input has the same code, so nothing that tells them apart comes back: train "
+            f"longer, or give a larger latent or a smaller {setting}"
+        )
+    psnr, bits = quantiser["psnr"], quantiser["bits_per_place"]
+    if training.quality is not None and abs(psnr - training.quality) >= MAX_MISSED_DECIBELS:
+        yield (
+            f"the model missed its aim: quality={training.quality:g} was asked, and its PSNR is "
+            f"{psnr:.2f} dB; train longer, or with a larger network"
+        )
+    if training.bits is not None and abs(bits / training.bits - 1) >= MAX_MISSED_BITS:
+        yield (
+            f"the model missed its aim: bits={training.bits:g} was asked, and codes take "
+            f"{bits:.3g}; train longer"
+        )
 
 
 def _report_step(bar: Progress, step: str) -> None:
