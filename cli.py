@@ -502,7 +502,8 @@ def _finish(summary: dict[str, Any], as_json: bool, code: int = 0) -> None:
     if as_json:
         print(json.dumps(summary))
     else:
-        counted = {key: listed(summary[key]) for key in ("left_out", "not_kept") if key in summary}
+        counts = {key: summary.get(key) for key in ("left_out", "not_kept")}
+        counted = {key: listed(count) for key, count in counts.items() if isinstance(count, dict)}
         shown = {key: value for key, value in summary.items() if key != "warnings"} | counted
         for line in lines(shown):
             click.echo(printable(line))
