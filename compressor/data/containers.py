@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -19,16 +20,16 @@ from .names import as_text, is_unsafe
 from .reading import chunks_of, fingerprint, reading
 
 # RuntimeError: encrypted, or an unknown compression method
-_UNPACKING = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+_UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 class TarSource:
-    """The images of a .tar or .tar.gz file in its order; other members (json, cls) are left out.
+    """The images of a .tar file, compressed or not, in its order.
 
-    ``left_out`` counts them once the file has been read to its end. Of archives one after the other
-    in one file all are read.
-    Reads from front to end; ``chunks`` raises DataError for a file that is damaged, cut off,
-    without images, or has a member whose name leads out of a folder.
+    Other members (json, cls) are left out; ``left_out`` counts them once the file has been read to
+    its end. Of archives one after the other in one file all are read. Reads from front to end;
+    ``chunks`` raises DataError for a file that is damaged, cut off, without images, or has a member
+    whose name leads out of a folder.
     """
 
     shape = columns = None
@@ -169,6 +170,7 @@ class _TarInfo(tarfile.TarInfo):
             raise  # a block of zeros: the real end
         except tarfile.HeaderError as error:
             if ended and isinstance(error, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+                tar.ended = True
                 raise  # the end of the file
             if ended and isinstance(error, tarfile.InvalidHeaderError):  # type: ignore[attr-defined]
                 tar.ended = True
@@ -206,7 +208,8 @@ def _visible_name(member: str, path: Path) -> str | None:
             "pack it again with relative names if you trust it"
         )
     name = PurePosixPath(slashed)
-    return None if any(part.startswith(".") for part in name.parts) else as_text(str(name))
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+    return None if hidden else as_text(str(name))
 
 
 def _is_image(name: str, head: bytes) -> bool:

@@ -37,6 +37,9 @@ _TURNS = {
 }
 # Chunks of a PNG that its pixels do not need, and what they hold.
 _PNG_METADATA = {b"tEXt": "text", b"zTXt": "text", b"iTXt": "text", b"iCCP": "ICC"}
+_JPEG_SEGMENTS = {bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)}  # APPn, a comment
+_JPEG_METADATA = {marker: "" for marker in range(0xE0, 0xF0) if marker not in (0xE1, 0xEE)}
+_JPEG_METADATA[0xFE] = "text"
 _XMP_AND_MORE = {"XML:com.adobe.xmp", "Raw profile type exif"}  # text in PNG that is not counted so
 _EMPTY_EXIF = b"Exif\0\0"
 _EXIF_OF_TIFF = (0x8769, 0x8825)  # where a TIFF has EXIF and GPS, beside its own tags
@@ -108,7 +111,7 @@ def decode_with(data: bytes) -> Decoded:
         return _decode_by_pillow(data)
     except UnreadableImage:
         bare, dropped = _without_metadata(data)
-        if not dropped:
+        if len(bare) == len(data):
             raise
         decoded = _decode_by_pillow(bare)
         return Decoded(decoded.pixels, decoded.not_kept | dropped)
@@ -215,20 +218,44 @@ def _decode_jpeg_xl(data: bytes) -> Decoded:
 
 
 def _without_metadata(data: bytes) -> tuple[bytes, set[str]]:
-    """A PNG without text and colour profile, of which Pillow refuses large and odd ones, and what
-    it had of them; other data as they are."""
-    view, at, kept, dropped = memoryview(data), 8, [data[:8]], set[str]()
-    if format_of(data[:HEAD]) != "PNG":
-        return data, dropped
-    while at < len(data):
-        end = at + 12 + int.from_bytes(view[at : at + 4])
-        kind = bytes(view[at + 4 : at + 8])
-        if kind in _PNG_METADATA:
-            dropped.add(_PNG_METADATA[kind])
+    """A PNG or JPEG without what its pixels do not need, of which Pillow refuses large or broken
+    parts, and what that was; other data as they are."""
+    kind = format_of(data[:HEAD])
+    parts = _png_parts if kind == "PNG" else _jpeg_parts if kind == "JPEG" else None
+    if parts is None:
+        return data, set()
+    kept, dropped = [], set()
+    for part, holds in parts(data):
+        if holds is None:
+            kept.append(part)
         else:
-            kept.append(bytes(view[at:end]))
+            dropped.add(holds)
+    return b"".join(kept), dropped - {""}
+
+
+def _png_parts(data: bytes) -> Iterator[tuple[bytes, str | None]]:
+    """The chunks, and what each holds that pixels do not need; None for those that they need."""
+    yield data[:8], None
+    at = 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        yield data[at:end], _PNG_METADATA.get(data[at + 4 : at + 8])
         at = end
-    return b"".join(kept), dropped
+
+
+def _jpeg_parts(data: bytes) -> Iterator[tuple[bytes, str | None]]:
+    """The same of the segments of a JPEG up to the first that is no APPn or comment, and the rest.
+
+    APP1 has the orientation, APP14 says which colours.
+    """
+    yield data[:2], None
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] in _JPEG_SEGMENTS:
+        end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
+        is_profile = data[at + 4 : end].startswith(b"ICC_PROFILE")
+        yield data[at:end], "ICC" if is_profile else _JPEG_METADATA.get(data[at + 1])
+        at = end
+    yield data[at:], None
 
 
 def _check_crcs(data: bytes) -> None:

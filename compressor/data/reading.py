@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import tarfile
 import tokenize
 import zipfile
@@ -29,6 +30,7 @@ _ERRORS = (
     RuntimeError,
     tokenize.TokenError,
     zlib.error,
+    lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
 )

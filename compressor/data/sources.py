@@ -23,11 +23,11 @@ from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource, expanded
 from .vectors import ParquetTable, TableSource
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 WANTED = (
     "a folder of images or of Parquet, .tar or .npy files, an image file (.png .jpg .webp .tif "
     ".bmp .gif .avif .jp2 .jxl .ppm), .npy, .npz, .parquet, .csv, .tsv or .txt (also with .gz), "
-    ".tar, .tar.gz, .tgz or .zip"
+    ".tar, .tar.gz (.bz2, .xz) or .zip"
 )
 MAX_SHARDS_LISTED = 20  # in a message
 # What files a dataset is made of, by the ends of their names.

@@ -388,6 +388,20 @@ def test_damage_in_the_text_of_a_png_costs_no_pixels(photo):
         decode(png_with(png, b"eXIf", b"II*\0", crc=1))
 
 
+@pytest.mark.parametrize(
+    ("marker", "content", "name"),
+    [(0xE0, b"JFIF\0\1", ""), (0xE2, b"ICC_PROFILE\0", "ICC"), (0xE2, b"MPF\0MM\0*\0\0\0\x08", "")],
+)
+def test_broken_segments_of_a_jpeg_cost_no_pixels(photo, marker, content, name):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg = encoded(Image.fromarray(photo), "JPEG", exif=exif)
+    segment = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+    pixels, not_kept = decode_with(jpeg[:2] + segment + jpeg[2:])
+    assert np.array_equal(pixels, decode(jpeg)) and pixels.shape == (140, 84, 3)
+    assert not_kept == ({name} if name else set())
+
+
 def test_of_a_jpeg_with_further_pictures_the_first_is_taken(photo):
     image = Image.fromarray(photo)
     data = encoded(image, "MPO", save_all=True, append_images=[image.rotate(180)])

@@ -654,13 +654,14 @@ def test_damaged_and_empty_parquet_files_are_refused(tmp_path, files, read):
 # Tar and zip
 
 
-@pytest.fixture(params=["tar", "tar.gz", "tgz", "zip"])
+@pytest.fixture(params=["tar", "tar.gz", "tgz", "tar.bz2", "tar.xz", "zip"])
 def write_archive(request, tmp_path):
     def write(files):
         path = tmp_path / f"data.{request.param}"
         if request.param == "zip":
             return write_zip(path, files)
-        return write_tar(path, files, "w" if request.param == "tar" else "w:gz")
+        compression = {"tar": "", "tar.bz2": "bz2", "tar.xz": "xz"}.get(request.param, "gz")
+        return write_tar(path, files, f"w:{compression}")
 
     return write
 
@@ -673,6 +674,7 @@ def test_members_that_are_not_images_or_hidden_are_left_out(write_archive, files
             "./a/0001.input.png": files["00.png"],
             "a/._0001.png": b"resource fork",
             "__MACOSX/._a.png": b"resource fork",
+            "__MACOSX/a.png": b"resource fork",
             "b/0002.PNG": files["01.png"],
         }
     )
@@ -714,6 +716,19 @@ def test_tar_files_one_after_the_other_are_read_whole(tmp_path, files, read):
     whole = write_tar(path, files).read_bytes()
     path.write_bytes(whole + b"something else".ljust(2048))
     assert read(open_source(path)).names == list(files)
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz"])
+def test_a_tar_in_bzip2_or_xz_that_is_damaged_is_refused(tmp_path, files, read, kind):
+    path = write_tar(tmp_path / f"a.tar.{kind}", files, f"w:{kind}")
+    data = bytearray(path.read_bytes())
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="damaged or cut off"):
+        read(open_source(path))
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged or cut off"):
+        read(open_source(path))
 
 
 def test_shards_are_named_by_braces(tmp_path, files, read):
@@ -758,9 +773,10 @@ def test_a_name_that_leads_out_of_a_folder_refuses_the_archive(write_archive, fi
 
 
 def test_an_archive_without_images_is_refused(write_archive, read):
-    path = write_archive({"a.json": b"{}"})
-    with pytest.raises(DataError, match="holds no images"):
-        read(open_source(path))
+    for content in ({}, {"a.json": b"{}"}):
+        path = write_archive(content)
+        with pytest.raises(DataError, match="holds no images"):
+            read(open_source(path))
 
 
 def test_a_tar_keeps_its_order_and_a_zip_is_sorted(tmp_path, files, read):
