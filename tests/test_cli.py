@@ -516,6 +516,12 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     assert run("train", "undercomplete", "data", "-o", "m", "--max-time", text).code == 2
 
 
+def test_channels_are_a_setting_that_has_an_option(asked: Callable[..., dict[str, Any]]) -> None:
+    assert asked("--channels", "grey")["settings"] == {"channels": "grey"}
+    assert asked("--set", "channels=rgb")["settings"] == {"channels": "rgb"}
+    assert run("train", "undercomplete", "data", "-o", "m", "--channels", "blue").code == 2
+
+
 def test_options_of_train_reach_it(asked: Callable[..., dict[str, Any]]) -> None:
     options = asked("--max-steps", "9", "--seed", "3", "--resume", "--force")
     assert (options["max_steps"], options["seed"]) == (9, 3)

@@ -129,8 +129,8 @@ class PngNames:
         self._file.close()
         if error is None:
             log.warning(
-                "%s names are too long for the file system and were shortened; %s among the "
-                "images has both",
+                "shortened names that are too long for the file system: %s; %s among the images "
+                "has both",
                 f"{self._count:,}",
                 Path(self._file.name).name,
             )

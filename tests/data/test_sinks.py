@@ -332,7 +332,7 @@ def test_names_that_are_too_long_are_shortened_and_listed(tmp_path, clothes, cap
         write(out, {n: clothes[i][..., None] for i, n in enumerate(LONG)}, force=force)
         listed = names_file(out)
         assert caplog.messages == [
-            f"{len(listed)} names are too long for the file system and were shortened; names.csv "
+            f"shortened names that are too long for the file system: {len(listed)}; names.csv "
             "among the images has both"
         ]
         assert set(LONG) - set(listed) == {LONG[0], "x" * 248 + ".PNG", "写" * 80 + ".jpg",
