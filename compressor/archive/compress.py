@@ -27,6 +27,7 @@ from .blocks import MODEL, CodedImages, CodeGroup
 from .fallback import FALLBACKS, Fallback
 from .fallback_blocks import StoredGroup
 from .measurements import ImageQuality, Quality, Rebuilt, VectorQuality, measurements_file
+from .verdict import our_row, row_of, verdict
 from .writer import ArchiveWriter, PackedImages, pack_images
 
 
@@ -109,11 +110,12 @@ def compress(
     ``compare`` measures and then says what other codecs need for the same PSNR. Without ``embed``
     the archive names its model by hash alone.
 
-    Gives images, unreadable, raw_bytes, archive_bytes, model_bytes, items_bytes, payload_bytes,
-    ideal_bytes, fallback_images, fallback_bytes (of the payload), bits_per_pixel (of vectors:
-    bits_per_value), left_out (other files of the source, by suffix), not_kept (how many images have
-    EXIF and the like, and those files), seconds, device, and what was measured. Raises
-    CompressorError.
+    Gives images, unreadable, source_bytes (of the data as they were stored; None of arrays in
+    memory), raw_bytes, archive_bytes, model_bytes, items_bytes, payload_bytes, ideal_bytes,
+    fallback_images, fallback_bytes (of the payload), bits_per_pixel (of vectors: bits_per_value),
+    left_out (other files of the source, by suffix), not_kept (how many images have EXIF and the
+    like, and those files), verdict (whether the archive is worth it, in sentences), seconds,
+    device, and what was measured. Raises CompressorError.
     """
     refuse_elsewhere(data, model, outputs=[output, measurements])
     output = Path(output)
@@ -152,11 +154,8 @@ def compress(
     if compare:
         log.info("comparing with other codecs")
         rivals = compare_rivals(_pixels(job, data), summary["psnr"] or math.inf)
-        summary["compare"] = [
-            {name: None if value == math.inf else value for name, value in vars(rival).items()}
-            for rival in rivals
-        ]
-    return summary
+        summary["compare"] = [our_row(summary), *map(row_of, rivals)]
+    return summary | {"verdict": list(verdict(summary))}
 
 
 def _compressed(
@@ -184,6 +183,7 @@ def _summary(job: Job, writer: ArchiveWriter) -> dict[str, Any]:
     unit = "value" if isinstance(spec, VectorSpec) else "pixel"
     places = sizes.raw_bytes // spec.bytes_per_place
     return {
+        "source_bytes": job.source.bytes_on_disk(),
         **asdict(sizes),
         f"bits_per_{unit}": round(8 * sizes.archive_bytes / places, 5),
         **job.summary(),

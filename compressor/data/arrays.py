@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..errors import DataError
 from .images import Chunk, Group, Images, Rows, Shard
 from .names import row_names
-from .reading import fingerprint, reading
+from .reading import bytes_of, fingerprint, reading
 from .vectors import vectors
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
@@ -48,6 +48,9 @@ class ArraySource:
 
     def count(self) -> int:
         return len(self._array)
+
+    def bytes_on_disk(self) -> int | None:
+        return bytes_of([self._path]) if self._path else None
 
     def fingerprint(self) -> str:
         if self._path:
@@ -123,6 +126,10 @@ class NpzSource:
 
     def count(self) -> int:
         return self._count
+
+    def bytes_on_disk(self) -> int:
+        with reading(self._path), zipfile.ZipFile(self._path) as archive:
+            return archive.getinfo(f"{self._key}.npy").compress_size
 
     def fingerprint(self) -> str:
         return fingerprint("npz", iter([(self._key, self._path)]))

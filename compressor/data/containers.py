@@ -17,7 +17,7 @@ from .formats import FORMATS, HEAD, IMAGE_SUFFIXES, is_read
 from .images import Chunk, Images, Shard
 from .left_out import LeftOut, listed, suffix_of
 from .names import as_text, is_unsafe
-from .reading import chunks_of, fingerprint, reading
+from .reading import bytes_of, chunks_of, fingerprint, reading
 
 # RuntimeError: encrypted, or an unknown compression method
 _UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
@@ -42,6 +42,9 @@ class TarSource:
 
     def count(self) -> None:
         return None
+
+    def bytes_on_disk(self) -> int:
+        return bytes_of([self._path])
 
     def fingerprint(self) -> str:
         return fingerprint("tar", iter([("", self._path)]))
@@ -119,6 +122,9 @@ class ZipSource:
 
     def count(self) -> int:
         return len(self._members)
+
+    def bytes_on_disk(self) -> int:
+        return bytes_of([self._path])
 
     def fingerprint(self) -> str:
         return fingerprint("zip", iter([("", self._path)]))

@@ -14,7 +14,7 @@ from .formats import HEAD
 from .images import Chunk, Images, Shard
 from .left_out import LeftOut
 from .names import as_text, is_unsafe
-from .reading import fingerprint
+from .reading import bytes_of, fingerprint
 
 
 class FolderSource:
@@ -38,6 +38,9 @@ class FolderSource:
 
     def count(self) -> int:
         return len(self._files)
+
+    def bytes_on_disk(self) -> int:
+        return bytes_of(self._folder / file for file in self._files)
 
     def fingerprint(self) -> str:
         return fingerprint("folder", ((file, self._folder / file) for file in self._files))

@@ -119,6 +119,9 @@ class Source(Protocol):
     def count(self) -> int | None:
         """How many images there are; None where only reading to the end would tell."""
 
+    def bytes_on_disk(self) -> int | None:
+        """Of what is read, as it is stored; None of arrays in memory."""
+
     def fingerprint(self) -> str:
         """Changes when the images change (names, sizes, times of the files); reads no pixels."""
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError, UnreadableImage
 from .images import Chunk
 from .names import UNSAFE, row_names
-from .reading import chunks_of, fingerprint, parquet_file, shards_of
+from .reading import bytes_of, chunks_of, fingerprint, parquet_file, shards_of
 
 NAME_COLUMNS = ("path", "name", "filename")
 ROWS_AT_ONCE = 64
@@ -56,6 +56,9 @@ class ParquetSource:
 
     def count(self) -> int:
         return self._count
+
+    def bytes_on_disk(self) -> int:
+        return bytes_of(part for part, _ in self._parts)
 
     def fingerprint(self) -> str:
         parts = ((part.name, part) for part, _ in self._parts)

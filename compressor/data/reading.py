@@ -8,8 +8,8 @@ import tarfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -63,6 +63,15 @@ def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
                 yield file
         except pa.ArrowException as error:
             raise ValueError(str(error)) from error
+
+
+def bytes_of(files: Iterable[Path]) -> int:
+    """Of all files together; those that are gone count nothing."""
+    sizes = 0
+    for path in files:
+        with suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
 
 
 def fingerprint(kind: str, files: Iterator[tuple[str, Path]]) -> str:

@@ -12,7 +12,7 @@ from ..errors import DataError
 from .containers import TarSource
 from .images import Chunk, Images, Shard, Source
 from .left_out import LeftOut, left_out
-from .reading import fingerprint
+from .reading import bytes_of, fingerprint
 
 MAX_SHARDS = 100_000  # that braces may name
 _BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{}]*,[^{}]*))\}")
@@ -61,6 +61,9 @@ class ShardedSource:
 
     def count(self) -> int | None:
         return self.shards[-1].stop if self.shape is not None else None
+
+    def bytes_on_disk(self) -> int:
+        return bytes_of(self._folder / file for file in self._files)
 
     def fingerprint(self) -> str:
         return fingerprint("shards", ((file, self._folder / file) for file in self._files))

@@ -22,7 +22,7 @@ from .cells import CELLS, LISTS, NUMBERS, kind_of_type, numbers
 from .csv_table import listed
 from .images import Chunk, Group, Images, Shard
 from .names import UNSAFE, row_names
-from .reading import fingerprint, parquet_file, shards_of
+from .reading import bytes_of, fingerprint, parquet_file, shards_of
 
 # The last three are pandas' names for an unnamed index: in CSV, read from CSV, and in Parquet.
 NAME_COLUMNS = ("path", "name", "filename", "id", "", "Unnamed: 0", "__index_level_0__")
@@ -83,6 +83,9 @@ class TableSource:
 
     def count(self) -> int:
         return self._names_and_count[1]
+
+    def bytes_on_disk(self) -> int:
+        return bytes_of(self._table.files)
 
     def fingerprint(self) -> str:
         kind = f"table {self._chosen} {self._name_column}"
