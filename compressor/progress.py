@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -24,7 +25,7 @@ class Progress:
         self._start, self._done, self._note = start, start, ""
         self._started = self._printed = time.monotonic()
         self._bar: Bar | None = None
-        if shown and sys.stderr.isatty():
+        if shown and _is_terminal():
             self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -52,7 +53,7 @@ class Progress:
         if self._shown and kind is None:
             seconds = time.monotonic() - self._started
             line = f"{self._task}: {self._done:,}{self._unit} done in {seconds:.1f} s {self._note}"
-            print(line.rstrip(), file=sys.stderr)
+            _say(line)
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """Shows how far the job is; ``note`` comes after the bar, ``total`` replaces the first."""
@@ -63,7 +64,7 @@ class Progress:
         elif self._shown and time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             line = f"{self._task}: {done:,}{self._unit}{self._left()} {self._note}"
-            print(line.rstrip(), file=sys.stderr)
+            _say(line)
 
     def _left(self) -> str:
         if not self._total or self._done <= self._start:
@@ -71,6 +72,20 @@ class Progress:
         pace = (time.monotonic() - self._started) / (self._done - self._start)
         total = "" if self._unit else f" of {self._total:,}"
         return f"{total}, {_duration(pace * (self._total - self._done))} left"
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def _say(line: str) -> None:
+    """Prints a line on stderr; one that cannot be written is no reason to fail."""
+    if sys.stderr is not None:  # as under pythonw; print would take stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(line.rstrip(), file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -644,3 +645,84 @@ def test_ctrl_c_and_a_polite_kill_in_compress_leave_nothing(
 )
 def test_errors_name_settings_as_they_are_typed(verb: str, message: str, typed: str) -> None:
     assert as_typed(message, cli.commands[verb]) == typed
+
+
+# Streams that are closed or full, and encodings without some characters
+
+
+def through_shell(redirected: str, *arguments: object, **environment: str) -> Ran:
+    """Runs the command line as a shell does, with its streams redirected."""
+    command = shlex.join([sys.executable, "-m", "compressor", *map(str, arguments)])
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {redirected}"],
+        env=plain | environment,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    out, err = done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+    assert "Traceback" not in out + err and "fault in compressor" not in out + err, err
+    return Ran(done.returncode, out, err)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", "2>&- >&-", "<&- >&- 2>&-"])
+def test_messages_that_cannot_be_written_change_no_exit_code(
+    npy: Path, model: Path, tmp_path: Path, redirected: str, unbuffered: str
+) -> None:
+    def code(*arguments: object) -> int:
+        return through_shell(redirected, *arguments, PYTHONUNBUFFERED=unbuffered).code
+
+    assert code("encode", npy, "-m", model, "-o", tmp_path / "codes.npy") == 0
+    assert np.load(tmp_path / "codes.npy").shape[0] == 100
+    assert code("inspect", tmp_path / "gone") == 1
+    assert code("nothing") == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("plugins",), ("plugins", "--json"), ("--help",)])
+def test_an_answer_that_cannot_be_written_is_one_error(
+    arguments: tuple[str, ...], unbuffered: str
+) -> None:
+    ran = through_shell(">/dev/full", *arguments, PYTHONUNBUFFERED=unbuffered)
+    assert ran.code == 1 and "cannot write to stdout: No space left on device" in ran.error
+    ran = through_shell("| true; exit ${PIPESTATUS[0]}", *arguments, PYTHONUNBUFFERED=unbuffered)
+    assert ran.code in (0, 1) and not ran.err  # 0 where the pipe took it all before it closed
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {"LC_ALL": "C.UTF-8"},
+    ],
+)
+def test_names_beyond_the_encoding_are_escaped(
+    clothes: Pixels, model: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "größe"
+    folder.mkdir()
+    Image.fromarray(clothes[0, :, :, 0]).save(folder / "héllo.png")
+    (folder / "wörld.png").write_bytes(b"none")
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123
+        file.write(b"none")
+    for more in ((), ("--json",)):
+        job = ("encode", folder, "-m", model, "-o", folder / "códes.npy", "--force", *more)
+        ran = through_shell("", *job, **environment)
+        assert ran.code == 4 and "rld.png" in ran.out and "skipped w" in ran.err
+    assert through_shell("", "inspect", folder / "nö", **environment).code == 1
+
+
+def test_progress_needs_no_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError("no space left")
+
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed, Full()):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stream)
+            with Progress("work", 10, shown=True) as bar:
+                bar.update(5)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from compressor.data.images import Pixels
 
@@ -89,11 +90,43 @@ for module in ("compressor.datasets", "compressor.zarr", "compressor.sklearn"):
     ]
 
 
+@pytest.mark.parametrize(
+    "left", ["sys.modules['onnxruntime'] = None", "sys.modules['onnxruntime'] = type(sys)('left')"]
+)
+def test_without_onnx_runtime_each_verb_says_what_to_install(
+    model: Path, tmp_path: Path, left: str
+) -> None:
+    code = f"""
+import sys
+{left}
+from compressor.cli import main
+main()
+"""
+    npy, out = tmp_path / "a.npy", tmp_path / "out"
+    np.save(npy, np.zeros((3, 28, 28), np.uint8))
+    jobs: list[tuple[object, ...]] = [
+        ("encode", npy, "-m", model, "-o", tmp_path / "codes.npy"),
+        ("score", npy, "-m", model, "-o", tmp_path / "r.csv"),
+        ("compress", npy, "-m", model, "-o", out),
+        ("decompress", tmp_path, "-o", out),
+        ("verify", model),
+        ("train", "undercomplete", npy, "-o", out),
+    ]
+    for job in jobs:
+        command = [sys.executable, "-c", code, *map(str, job)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: ONNX Runtime is not installed, or only a part of it is")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
 def test_detectors_judge_without_torch_and_say_what_fit_needs(model: Path) -> None:
     code = (
         BLOCKED
         + """
 import numpy as np
+import pytest
 from compressor.errors import MissingDependency
 from compressor.sklearn import AutoencoderDetector
 detector = AutoencoderDetector.from_model(sys.argv[1])

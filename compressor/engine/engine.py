@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from ..data.images import Rows
+from ..runtime import ort
 from ..spec import CodeSpec, size_of
 from .providers import Device, choose_device
 from .tiles import Tile, padded, tiles

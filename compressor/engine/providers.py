@@ -8,11 +8,12 @@ import importlib.metadata
 import io
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import onnxruntime as ort
-
 from ..errors import DeviceError
+from ..log import log
+from ..runtime import ort
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -33,6 +34,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "use_tf32": "0",
     },
 }
+TWO_RUNTIMES = (
+    "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run: pip "
+    "uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu (or onnxruntime, "
+    "which is enough for the CPU)"
+)
 # A graph of one operator: making a session of it shows whether a provider works at all.
 _PROBE = (
     b'\x08\x08\x12\x00:?\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x05probeZ\x13\n\x01x\x12\x0e\n\x0c\x08\x01\x12\x08\n\x02\x08\x01\n\x02\x08\x01b\x13\n\x01y\x12\x0e\n\x0c\x08\x01\x12'
@@ -61,16 +67,23 @@ class Device:
 
 def choose_device(name: str = "auto") -> Device:
     """Raises DeviceError if the named device cannot be used; ``auto`` always finds one."""
-    _refuse_two_runtimes()
+    if name in PROVIDERS and name != "cpu" and _two_runtimes():
+        raise DeviceError(f"{name} cannot be used: {TWO_RUNTIMES}")
+    if _two_runtimes():
+        _warn_once(TWO_RUNTIMES)
     if name == "auto":
         why = []
         for candidate in _AUTO_ORDER:
             try:
-                device = choose_device(candidate)
+                device = _seen_to_work(candidate)
             except DeviceError as error:
                 why.append(str(error))
             else:
                 return Device(device.name, f"auto ({'; '.join(why)})" if why else "auto")
+    return _seen_to_work(name)
+
+
+def _seen_to_work(name: str) -> Device:
     if name not in PROVIDERS:
         raise DeviceError(f"there is no device {name!r}; known are: {', '.join(DEVICES)}")
     if PROVIDERS[name] not in ort.get_available_providers():
@@ -123,14 +136,13 @@ def _load_nvidia(name: str) -> None:
             ort.preload_dlls()
 
 
-def _refuse_two_runtimes() -> None:
-    installed = [
-        name
+def _two_runtimes() -> bool:
+    return all(
+        any(True for _ in importlib.metadata.distributions(name=name))
         for name in ("onnxruntime", "onnxruntime-gpu")
-        if any(True for _ in importlib.metadata.distributions(name=name))
-    ]
-    if len(installed) > 1:
-        raise DeviceError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-        )
+    )
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)

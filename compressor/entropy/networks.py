@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from ..errors import ModelError
+from ..runtime import ort
 
 MAX_POSITIONS = 2**17  # of a code that go through a network at once
 MAX_POSITIONS_IN_CACHE = 2**12  # of several small codes: their answer is read again soon

@@ -141,10 +141,18 @@ def test_a_runtime_that_turns_to_the_cpu_in_silence_is_found_out(
         choose_device("cuda")
 
 
-def test_two_runtimes_side_by_side_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runtimes_side_by_side_are_warned_of_once_and_refused_for_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(providers.importlib.metadata, "distributions", lambda name: [name])
-    with pytest.raises(DeviceError, match="both installed"):
-        choose_device("cpu")
+    providers._warn_once.cache_clear()
+    assert choose_device("cpu").name == "cpu" and choose_device("auto").name in ("cpu", "cuda")
+    assert caplog.text.count("both installed") == 1
+    for name in ("cuda", "openvino"):
+        with pytest.raises(DeviceError, match=r"both installed.*onnxruntime, which is enough"):
+            choose_device(name)
+    with pytest.raises(DeviceError, match="no device 'gpu'"):
+        choose_device("gpu")
 
 
 def test_results_keep_their_order_and_few_are_under_way() -> None:
