@@ -1,7 +1,12 @@
-"""Outputs that are whole or absent: written under a temporary name, synced, then renamed."""
+"""Outputs that are whole or absent: written under a temporary name, synced, then renamed.
+
+A rename that must not replace anything and one that exchanges two folders are single steps of the
+system where it has them, Linux's renameat2; elsewhere they are made of several.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -9,12 +14,19 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from .errors import ConfigError, OutputError
+from .interrupts import stop_if_caught
 
+COMMITTED = ".committed"  # a folder in a folder: its files are to replace those of the same names
+_LEFTOVER = re.compile(r"\..+\.\d+\.(partial|old)")
+_NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2, linux/fs.h
+_HERE = -100  # AT_FDCWD of fcntl.h
 # s3://bucket, simplecache::s3://bucket, and s3:/bucket, which Path makes of the first. One letter
 # is a drive.
 _ADDRESS = re.compile(r"(?:^[a-z][a-z0-9+.-]+:/|::[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
@@ -112,16 +124,71 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a small file so that ``path`` holds the old bytes or all the new ones."""
     with output_errors(path):
+        clean_up(path)
         temporary = temporary_beside(path)
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_synced(temporary, data)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replaces several files right below ``folder``: readers see all the old or all the new ones.
+
+    The new ones are written to a folder inside, and one rename, to COMMITTED, makes them valid:
+    ``read_current`` prefers them. Then they are moved over the old ones, which whoever finds
+    COMMITTED may finish.
+    """
+    with output_errors(folder):
+        finish_together(folder)
+        clean_up(folder / "files")
+        new = temporary_beside(folder / "files")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            for name, content in files.items():
+                _write_synced(new / name, content)
+            sync(new)
+            stop_if_caught()
+            new.rename(folder / COMMITTED)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        sync(folder)
+        finish_together(folder)
+
+
+def finish_together(folder: Path) -> None:
+    """Moves what ``write_together`` has committed; any number of processes may do so at once."""
+    committed = folder / COMMITTED
+    if committed.is_symlink() or not committed.is_dir():
+        return
+    with suppress(FileNotFoundError):
+        for entry in sorted(committed.iterdir()):
+            with suppress(FileNotFoundError):
+                entry.replace(folder / entry.name)
+    sync(folder)
+    with suppress(OSError):  # another process has removed it, or committed anew
+        committed.rmdir()
+
+
+def read_current(folder: Path, name: str, limit: int) -> bytes | None:
+    """At most ``limit`` + 1 bytes of a file of ``folder``, a committed one first, or None."""
+    for path in (folder / COMMITTED / name, folder / name):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                with path.open("rb") as file:
+                    return file.read(limit + 1)
+    return None
 
 
 def temporary_beside(path: Path) -> Path:
@@ -130,20 +197,71 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
+def _old_beside(path: Path) -> Path:
+    """Where ``path`` goes for the moment in which something else takes its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.old")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of that name is one that a job removes at its end, or the next."""
+    return name == COMMITTED or _LEFTOVER.fullmatch(name) is not None
+
+
+def clean_up(path: Path) -> None:
+    """Deletes what killed processes left beside the output ``path``.
+
+    An output that was just being replaced gets its name back if nothing else has it.
+    """
+    path = path.absolute()
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(partial|old)")
+    with suppress(OSError):
+        for left in list(path.parent.iterdir()):
+            match = name.fullmatch(left.name)
+            if match is None or (left / "job.json").exists():
+                continue  # job.json: resume.py's folder of an output that is called NAME.123
+            is_own = left == _old_beside(path)  # of an earlier process of this one's number
+            if _is_running(match[1]) and not is_own:
+                continue
+            if match[2] == "old" and not os.path.lexists(path):
+                left.rename(path)
+            else:
+                _delete(left)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_file(path: Path, force: bool) -> Iterator[Path]:
-    """Yields a temporary path; it takes the name ``path`` if the body ends without an error."""
+    """Yields a temporary path; it takes the name ``path`` if the body ends without an error.
+
+    Without ``force`` not if something has come there meanwhile: OutputError.
+    """
     refuse_existing(path, force)
     temporary = temporary_beside(path)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        clean_up(path)
         try:
             yield temporary
-            sync(temporary)
-            temporary.replace(path)
-            sync(path.parent)
+            replace_file(temporary, path, force)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def replace_file(new: Path, path: Path, force: bool) -> None:
+    """Renames the file ``new`` to ``path``; without ``force`` OutputError if that exists."""
+    sync(new)
+    stop_if_caught()
+    if force:
+        new.replace(path)
+    else:
+        rename_new(new, path)
+    sync(path.absolute().parent)
 
 
 @contextmanager
@@ -152,6 +270,16 @@ def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
 
     With ``force`` an existing file or folder of that name is replaced, in the last moment.
     """
+    with _new_folder(path, force) as temporary:
+        yield temporary
+        with output_errors(path):
+            replace_folder(temporary, path, force)
+
+
+@contextmanager
+def _new_folder(path: Path, force: bool) -> Iterator[Path]:
+    """Yields a new empty folder beside ``path``, which is gone after the body."""
+    clean_up(path)
     refuse_existing(path, force)
     temporary = temporary_beside(path)
     with output_errors(path):
@@ -160,31 +288,94 @@ def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_folder(new: Path, path: Path) -> None:
-    """Renames the folder ``new`` to ``path``; what stood there goes only after that."""
-    for entry in new.rglob("*"):
-        sync(entry)
-    sync(new)
+def replace_folder(new: Path, path: Path, force: bool) -> None:
+    """Renames the folder ``new`` to ``path``; without ``force`` OutputError if that exists.
+
+    What stood there goes only after that.
+    """
+    _sync_below(new)
+    stop_if_caught()
     path = path.absolute()
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    if os.path.lexists(path):
-        path.rename(old)
     try:
-        new.rename(path)
-    except BaseException:
-        if os.path.lexists(old):
-            old.rename(path)
-        raise
+        rename_new(new, path)
+    except OutputError:
+        if not force:
+            raise
+        _exchange(new, path)
+        _delete(new)
     sync(path.parent)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
+
+
+def _sync_below(folder: Path) -> None:
+    for entry in folder.rglob("*"):
+        sync(entry)
+    sync(folder)
+
+
+def rename_new(new: Path, path: Path) -> None:
+    """Renames a file or folder; raises OutputError if ``path`` exists, and never replaces it."""
+    try:
+        if _renamed(new, path, _NOREPLACE):
+            return
+        refuse_existing(path, force=False)
+        if new.is_dir():
+            new.rename(path)  # never over a file, or over a folder with anything in it
+            return
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            raise
+        except OSError:  # no such links on this file system
+            new.rename(path)
+        else:
+            new.unlink()
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            refuse_existing(path, force=False)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Each gets the other's name; killed in between where the system cannot, see ``clean_up``."""
+    if _renamed(one, other, _EXCHANGE):
+        return
+    old = _old_beside(other)
+    other.rename(old)
+    try:
+        one.rename(other)
+    except BaseException:
+        if not os.path.lexists(other):
+            old.rename(other)
+        raise
+    old.rename(one)
+
+
+def _renamed(source: Path, target: Path, flag: int) -> bool:
+    """Renames with a flag of renameat2; False if the system or the file system cannot."""
+    rename = _renameat2()
+    if rename is None:
+        return False
+    if rename(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flag) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM):
+        return False  # EPERM: also of containers that do not know the call
+    raise OSError(number, os.strerror(number), str(target))
+
+
+@cache
+def _renameat2() -> Callable[..., int] | None:
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is not None:
+        integer, text = ctypes.c_int, ctypes.c_char_p
+        function.argtypes = (integer, text, integer, text, ctypes.c_uint)
+    return function
 
 
 def refuse_irreplaceable(
@@ -195,13 +386,13 @@ def refuse_irreplaceable(
     Safe to replace: an empty folder, or one whose manifest says ``format_name``; whatever else
     stands there may be a user's own data, and ``force`` must not cost them that.
     """
+    clean_up(path)
     refuse_existing(path, force)
     if not os.path.lexists(path):
         return
     try:
-        entries = {
-            entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir()
-        }
+        below = [entry.relative_to(path) for entry in path.rglob("*") if not entry.is_dir()]
+        entries = {entry.as_posix() for entry in below if not is_leftover(entry.parts[0])}
         empty = not any(path.iterdir())
         manifest = {} if empty else json.loads((path / manifest_name).read_text())
         known = {manifest_name, "manifest.sha256", *manifest.get("files", {})}
@@ -217,24 +408,37 @@ def refuse_irreplaceable(
 
 @contextmanager
 def merging_folder(path: Path, force: bool) -> Iterator[Path]:
-    """Yields a new folder that becomes ``path``, or whose files go into it if it exists."""
+    """Yields a new folder that becomes ``path``.
+
+    If that exists, at the beginning or at the end, the files go into it with ``force``; without, it
+    raises OutputError.
+    """
+    clean_up(path)
     refuse_existing(path, force)
     if not os.path.lexists(path):
-        with atomic_folder(path, force=False) as folder:
+        with _new_folder(path, force) as folder:
             yield folder
+            _sync_below(folder)
+            stop_if_caught()
+            try:
+                rename_new(folder, path)
+            except OutputError:
+                if not force or not path.is_dir():
+                    raise
+                _merge(folder, path)
+            sync(path.absolute().parent)
         return
     if not path.is_dir():
         raise OutputError(f"{path} is a file; give another output, a folder is to be written")
     # Inside of the folder and not beside it: that may be another file system.
     temporary = temporary_beside(path / "images")
     with output_errors(path):
-        for left in path.glob(temporary.name.replace(str(os.getpid()), "*")):
-            if not _is_running(left.name.split(".")[-2]):
-                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+        clean_up(path / "images")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             yield temporary
+            stop_if_caught()
             _merge(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -26,7 +26,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -37,9 +39,12 @@ from .errors import ModelError
 from .files import (
     atomic_file,
     atomic_folder,
+    finish_together,
+    is_leftover,
+    read_current,
     refuse_existing,
     refuse_irreplaceable,
-    write_atomically,
+    write_together,
 )
 from .manifests import (
     HASH,
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
+CALIBRATION = "calibration.parquet"
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
 AUTO, ENSEMBLE = "auto", "ensemble"
@@ -139,8 +145,13 @@ class Model:
     def open(cls, location: str | Path) -> Model:
         """Reads the manifest; raises ModelError if it is missing, altered, damaged or too new."""
         location = Path(location)
-        text = _stored(location, MANIFEST, MAX_MANIFEST)
-        stored_hash = _stored(location, HASH, 1000)
+        with suppress(OSError):  # where nothing can be written, it is read as it is
+            finish_together(location)
+        for _ in range(3):  # write_calibration may replace both between the two readings
+            text = _stored(location, MANIFEST, MAX_MANIFEST)
+            stored_hash = _stored(location, HASH, 1000)
+            if text is not None and stored_hash == hash_line(text):
+                break
         return cls(location, _checked_manifest(text, stored_hash, location))
 
     @classmethod
@@ -172,11 +183,22 @@ class Model:
         if content is None:
             content = self._read_embedded(name, entry.size)
         if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+            if name == CALIBRATION and self._was_calibrated():
+                return self.read(name)
             raise ModelError(
                 f"{self.location}/{name} does not have the hash in the manifest: "
                 "it was altered, swapped or damaged; take a good copy of the model"
             )
         return content
+
+    def _was_calibrated(self) -> bool:
+        """Whether another process has put other calibration scores there; then these are taken."""
+        if self._files is not None:
+            return False
+        now, before = Model.open(self.location).manifest, self.manifest
+        self.manifest = now
+        others = {name: entry for name, entry in before.files.items() if name != CALIBRATION}
+        return now != before and others.items() <= now.files.items()
 
     def _read_embedded(self, name: str, size: int) -> bytes:
         """A file as archives have it; what is damaged may give anything."""
@@ -238,9 +260,9 @@ class Model:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if "calibration.parquet" not in self.manifest.files:
+        if CALIBRATION not in self.manifest.files:
             return {}
-        content = pa.BufferReader(self.read("calibration.parquet"))
+        content = pa.BufferReader(self.read(CALIBRATION))
         # In this thread: one of Arrow's that holds Python's bytes at the exit aborts the process.
         table = pq.ParquetFile(content).read(use_threads=False)
         return {name: table[name].to_numpy() for name in table.column_names}
@@ -298,15 +320,15 @@ class Model:
         if self._files is not None:
             raise ModelError(f"{self.location} cannot be changed; save it and change that")
         content = calibration_bytes(scores)
-        entry = file_entries({"calibration.parquet": content})
+        entry = file_entries({CALIBRATION: content})
         manifest = self.manifest.model_copy(update={"files": self.manifest.files | entry})
-        changed = {"calibration.parquet": content, **manifest_files(manifest)}
+        changed = {CALIBRATION: content, **manifest_files(manifest)}
         if self.location.is_dir():
-            for name, new in changed.items():
-                write_atomically(self.location / name, new)
+            write_together(self.location, changed)
         else:
             files = {name: self.read(name) for name in self.manifest.files}
             write_model(self.location, files | changed, force=True)
+        self.manifest = manifest
 
     def _stored(self, name: str, limit: int) -> bytes | None:
         if self._files is not None:
@@ -374,11 +396,7 @@ def _stored(location: Path, name: str, limit: int) -> bytes | None:
     """The bytes of a file of the model as stored, at most ``limit`` + 1 of them; None if absent."""
     try:
         if location.is_dir():
-            path = location / name
-            if not path.is_file():
-                return None
-            with path.open("rb") as file:
-                return file.read(limit + 1)
+            return read_current(location, name, limit)
         with zipfile.ZipFile(location) as archive:
             _refuse_unsafe_names(location, archive.namelist())
             if name not in archive.namelist():
@@ -402,7 +420,9 @@ def _stored(location: Path, name: str, limit: int) -> bytes | None:
 
 def _names(location: Path) -> list[str]:
     if location.is_dir():
-        return sorted(p.relative_to(location).as_posix() for p in location.rglob("*"))
+        own = [path for path in location.iterdir() if not is_leftover(path.name)]
+        below = chain.from_iterable([path, *path.rglob("*")] for path in own)
+        return sorted(path.relative_to(location).as_posix() for path in below)
     with zipfile.ZipFile(location) as archive:
         return archive.namelist()
 

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import OutputError
-from .files import write_atomically
+from .files import clean_up, sha256, write_atomically
 from .manifests import FileEntry
 
 
@@ -100,6 +100,7 @@ class Unfinished(Generic[AnyLedger]):
         Without, one that has finished parts is refused unless ``discard`` says that it may go.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
+        clean_up(self.path)
         self._lock.take()
         try:
             if resume:
@@ -158,9 +159,12 @@ class Unfinished(Generic[AnyLedger]):
                 f"cannot resume {self.path}: the job that was cut short had another "
                 f"{', '.join(sorted(differing))}; start anew with force=True instead of resume=True"
             )
+        # A job that was killed when its output had just replaced an earlier one has that here.
+        replaced = os.path.lexists(self.path)
         for name, entry in ledger.files.items():
             file = self.folder / name
-            if not file.is_file() or file.stat().st_size != entry.size:
+            sound = file.is_file() and file.stat().st_size == entry.size
+            if not sound or (replaced and sha256(file) != entry.sha256):
                 raise OutputError(
                     f"{file} is damaged; start anew with force=True instead of resume=True"
                 )

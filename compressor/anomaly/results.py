@@ -28,6 +28,7 @@ from ..files import (
     output_errors,
     refuse_existing,
     refuse_irreplaceable,
+    replace_file,
     replace_folder,
     sync,
 )
@@ -252,11 +253,9 @@ class ResultsWriter:
                 )
                 text = manifest.model_dump_json(indent=1) + "\n"
                 (self._decided / MANIFEST).write_text(text, encoding="utf-8")
-                replace_folder(self._decided, self.path)
+                replace_folder(self._decided, self.path, self.replaceable)
             else:
-                sync(self._decided)
-                self._decided.replace(self.path)
-                sync(self.path.parent)
+                replace_file(self._decided, self.path, self.replaceable)
             self._work.remove()
 
     @property

@@ -283,7 +283,7 @@ class ArchiveWriter:
             fallback_bytes=self._ledger.fallback_bytes,
         )
         refuse_irreplaceable(self.path, self._force, FORMAT)  # it may have come meanwhile
-        replace_folder(self._folder, self.path)
+        replace_folder(self._folder, self.path, self._force)
         self._work.remove()
 
 
