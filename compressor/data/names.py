@@ -7,6 +7,7 @@ import re
 from pathlib import PurePosixPath
 
 HASH_DIGITS, MAX_SUFFIX = 8, 8  # of a name that is shortened
+MAX_PARTS = 100  # of a path that is written: making and removing deep folders is recursive
 
 # Empty, absolute, a drive, a backslash, a NUL or a step upwards. Python's re and Arrow's RE2 agree
 # on it.
@@ -41,7 +42,7 @@ def shortened(path: str, name_bytes: int, path_bytes: int) -> str:
     *folders, name = path.split("/")
     fits = [_cut(folder, name_bytes, folder) for folder in folders]
     short = "/".join([*fits, _cut(name, name_bytes, path)])
-    if len(_bytes(short)) <= path_bytes:
+    if len(_bytes(short)) <= path_bytes and len(folders) < MAX_PARTS:
         return short
     return _cut(name, min(name_bytes, path_bytes), path, always=True)
 

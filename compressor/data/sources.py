@@ -168,8 +168,9 @@ def _sorted_out(folder: Path) -> tuple[dict[str, list[str]], LeftOut]:
             left_out.add_all({NO_FILE: 1})
         else:
             left_out.add(file, head)
-    if files[IMAGES] and [Path(file).name.lower() for file in files[PARQUET]] == [_METADATA]:
-        left_out.add(files[PARQUET].pop())
+    if files[IMAGES] and all(Path(file).name.lower() == _METADATA for file in files[PARQUET]):
+        for file in files.pop(PARQUET):
+            left_out.add(file)
     return {kind: found for kind, found in files.items() if found}, left_out
 
 
@@ -190,7 +191,7 @@ def _why_one_kind(folder: Path, files: Mapping[str, list[str]]) -> str:
 def _refuse_no_file(path: Path) -> None:
     """Raises DataError for a pipe, a socket or a device: reading one may never end."""
     mode = path.stat().st_mode if path.exists() else stat.S_IFREG
-    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in kinds.items() if test(mode)), "a device")
         raise DataError(f"{path} is {kind}, which is not opened; write its content to a file")

@@ -354,10 +354,12 @@ def test_images_beside_another_dataset_are_refused(tmp_path, clothes, photo, png
 
 def test_labels_beside_images_are_left_out(tmp_path, png, photo, read):
     write_folder(tmp_path, {"a.png": png(photo), "README": b"text", "metadata.csv": b"a,b"})
-    pq.write_table(pa.table({"file_name": ["a.png"]}), tmp_path / "metadata.parquet")
+    (tmp_path / "test").mkdir()
+    for folder in (tmp_path, tmp_path / "test"):
+        pq.write_table(pa.table({"file_name": ["a.png"]}), folder / "metadata.parquet")
     source = open_source(tmp_path)
     assert read(source).names == ["a.png"]
-    assert left_out(source) == {"(no suffix)": 1, ".csv": 1, ".parquet": 1}
+    assert left_out(source) == {".parquet": 2, "(no suffix)": 1, ".csv": 1}
 
 
 def test_files_beside_parquet_tar_and_npy_files_are_counted(tmp_path, clothes, files, read):
