@@ -64,11 +64,12 @@ class Loop:
         budget: Budget,
         seed: int,
         folder: Path,
-        report: Callable[[State, float, float], None],
+        report: Callable[[State, float, float], None] | None = None,
     ) -> None:
         self.model, self.settings, self.data, self.split = model, settings, data, split
         self.normalisation = Normalisation(model.spec)
-        self.budget, self.seed, self.folder, self.report = budget, seed, folder, report
+        self.budget, self.seed, self.folder = budget, seed, folder
+        self.report = report or _report_nothing
         self.order = BatchOrder(split.training, settings.batch_size, seed)
         self.aim = Aim(settings) if settings.aims else None
         self.checkpoint = Checkpoint(folder)

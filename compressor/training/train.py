@@ -102,33 +102,13 @@ def train(
         log.info("a rehearsal of the export")
         traced = rehearse(model, dataset, split.training)
         budget = Budget(max_steps, max_seconds)
-        with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
-
-            def report(state: State, done: float, loss: float) -> None:
-                best = f", best validation {state.best_loss:.4g}" if state.best_weights else ""
-                bar.update(int(done * 100), f"step {state.step}, loss {loss:.4g}{best}")
-
-            loop = Loop(model, training, dataset, split, budget, seed, folder, report)
-            state = loop.run()
-            bar.update(100)
-        log.info("exporting and checking the graphs")
-        facts: dict[str, Any] = {
-            "settings": training.model_dump(mode="json"),
-            "seed": seed,
-            "steps": state.step,
-            "epochs": round(state.step / loop.order.steps_per_epoch, 3),
-            "seconds": round(state.seconds, 3),
-            "validation_loss": state.validation_loss,
-            "images": len(split.training),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
-            "threads": torch.get_num_threads(),
-        }
-        if first_weights:
-            facts["start"] = first_weights
+        loop = Loop(model, training, dataset, split, budget, seed, folder)
+        state = _fit(loop, plugin, progress)
+        facts = _facts(loop, state) | ({"start": first_weights} if first_weights else {})
         entry = PluginEntry(
             name=plugin, distribution=announced.distribution, version=announced.version
         )
+        log.info("exporting and checking the graphs")
         with Progress("finish", len(FINISHING), shown=progress) as bar:
             report_step = partial(_report_step, bar)
             files, manifest = bundle(
@@ -153,6 +133,36 @@ def train(
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
         "left_out": dict(dataset.left_out),
         "warnings": list(_warnings(manifest, training)),
+    }
+
+
+def _fit(loop: Loop, plugin: str, progress: bool) -> State:
+    """Trains, and shows how far it is."""
+    with Progress(f"train {plugin}", 100, unit="%", shown=progress) as bar:
+
+        def report(state: State, done: float, loss: float) -> None:
+            best = f", best validation {state.best_loss:.4g}" if state.best_weights else ""
+            bar.update(int(done * 100), f"step {state.step}, loss {loss:.4g}{best}")
+
+        loop.report = report
+        state = loop.run()
+        bar.update(100)
+    return state
+
+
+def _facts(loop: Loop, state: State) -> dict[str, Any]:
+    """What the manifest says of a training."""
+    return {
+        "settings": loop.settings.model_dump(mode="json"),
+        "seed": loop.seed,
+        "steps": state.step,
+        "epochs": round(state.step / loop.order.steps_per_epoch, 3),
+        "seconds": round(state.seconds, 3),
+        "validation_loss": state.validation_loss,
+        "images": len(loop.split.training),
+        "parameters": sum(p.numel() for p in loop.model.parameters()),
+        "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
+        "threads": torch.get_num_threads(),
     }
 
 
