@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Rows
+from ..errors import DataError
 from ..runtime import ort
 from ..spec import CodeSpec, size_of
 from .providers import Device, choose_device
@@ -20,6 +21,9 @@ Codes = npt.NDArray[np.int32]
 PIXELS_PER_BATCH = 2**16  # 64 images of 28x28: larger batches fall out of the caches
 MAX_BATCH = 256
 GPU_CALLS = 2  # one computes while the next one's input is copied
+
+
+TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
 def batch_size(height: int, width: int) -> int:
@@ -51,6 +55,9 @@ class Engine:
     Where the model has a stride, images may have any size from 1x1 on: the graphs see the last row
     and column repeated up to a multiple of the stride, and their answer is cropped. Images of more
     than MAX_PIXELS go through in tiles if the model's halo is known.
+
+    Arrays of no rows give answers of no rows. All methods raise DataError for arrays of another
+    number of axes, another type or another size than the model takes.
     """
 
     def __init__(self, model: Graphs, device: str | Device = "auto") -> None:
@@ -62,7 +69,7 @@ class Engine:
 
     def encode(self, pixels: Rows) -> Codes:
         """uint8 images (N, H, W, C) or float32 vectors (N, D) -> codes int32 (N, *code_shape)."""
-        code = self._model.code
+        pixels, code = self._checked("encoder", pixels), self._model.code
         size = size_of(pixels.shape[1:])
         if code.stride is None:
             return self._codes(pixels)
@@ -79,7 +86,7 @@ class Engine:
 
         Vectors have height 1 and width D, and come as float32 (N, D).
         """
-        stride = self._model.code.stride
+        codes, stride = self._checked_codes(codes, height, width), self._model.code.stride
         if stride is None:
             return self._decoded(codes, height, width)
         parts = tiles(self._model.code, height, width)
@@ -102,6 +109,7 @@ class Engine:
         image in tiles they are the mean of the tiles' scores, weighted by the pixels kept of each.
         An input on which the network's numbers overflow scores infinity: NaN becomes infinity.
         """
+        pixels = self._checked("scorer", pixels)
         if self._model.code.stride is None:
             answers = self._run("scorer", pixels, size_of(pixels.shape[1:]))
         else:
@@ -116,6 +124,7 @@ class Engine:
 
         Padding and tiles are as in ``score``.
         """
+        pixels = self._checked("further", pixels)
         size, stride = size_of(pixels.shape[1:]), self._model.code.stride
         if stride is None:
             return self._run("further", pixels, size)
@@ -151,6 +160,35 @@ class Engine:
         l2 = error_map.mean((1, 2), dtype=np.float64).astype(np.float32)
         return {**answers, "l2": l2, "error_map": error_map}
 
+    def _checked(self, graph: str, pixels: Any) -> Rows:
+        """The rows as an array. Raises DataError if the graph takes others."""
+        rows: Rows = np.asarray(pixels)
+        (entry,) = self.session(graph).get_inputs()
+        wanted = np.dtype(TYPES[entry.type])
+        # A graph that takes any size names its axes, and has a number for channels alone.
+        sizes = zip(rows.shape[1:], entry.shape[1:], strict=False)
+        fits = all(size and (size == fixed or not isinstance(fixed, int)) for size, fixed in sizes)
+        if rows.dtype != wanted or rows.ndim != len(entry.shape) or not fits:
+            axes = ", ".join(["N", *(str(axis or "any") for axis in entry.shape[1:])])
+            raise DataError(
+                f"the model takes {wanted} ({axes}), and this array is {rows.dtype} "
+                f"{rows.shape}; convert it"
+            )
+        return rows
+
+    def _checked_codes(self, codes: Any, height: int, width: int) -> Codes:
+        rows: Codes = np.asarray(codes)
+        if height < 1 or width < 1:
+            raise DataError(f"there are no images of {height}x{width}; give a height and a width")
+        shape = self._model.code.shape_for(height, width)
+        if rows.dtype != np.int32 or rows.shape[1:] != shape or rows.ndim < 2:
+            axes = ", ".join(map(str, ("N", *shape)))
+            raise DataError(
+                f"codes of {height}x{width} are int32 ({axes}), and this array is {rows.dtype} "
+                f"{rows.shape}; convert it, or give the images' size"
+            )
+        return rows
+
     def _codes(self, pixels: Rows) -> Codes:
         codes: Codes = self._run("encoder", pixels, size_of(pixels.shape[1:]))["code"]
         return codes
@@ -172,7 +210,7 @@ class Engine:
         names = [output.name for output in session.get_outputs()]
         run: Callable[..., Sequence[Any]] = session.run
         pieces: list[Sequence[Any]] = []
-        for start in range(0, len(array), batch):
+        for start in range(0, max(1, len(array)), batch):
             piece = array[start : start + batch]
             count = len(piece)
             if count < batch:

@@ -18,7 +18,7 @@ from compressor.engine.engine import Engine, batch_size
 from compressor.engine.job import Job
 from compressor.engine.pipeline import CHUNK_BYTES, CHUNKS_AHEAD, chunk_size, in_order
 from compressor.engine.providers import choose_device
-from compressor.errors import DeviceError
+from compressor.errors import DataError, DeviceError
 from compressor.model import Model
 
 
@@ -41,6 +41,50 @@ def test_other_sizes_go_through_a_fully_convolutional_model(model: Path, clothes
     codes = engine.encode(wide)
     assert codes.shape == (3, 2, 7, 14)
     assert engine.decode(codes, 28, 56).shape == wide.shape
+
+
+def test_arrays_that_a_model_does_not_take_are_refused(
+    model: Path, dense_model: Path, clothes: Pixels
+) -> None:
+    wrong = [
+        clothes[0],
+        clothes[:3, ..., 0],
+        clothes[:3].astype(np.float32),
+        clothes[:3].astype(np.int64),
+        clothes[:3].repeat(3, axis=3),
+        clothes[:3, :0],
+        np.zeros(5, np.float32),
+        np.array(3),
+        [[1, 2], [3, 4]],
+        "clothes",
+        None,
+    ]
+    for path in (model, dense_model):
+        engine = Engine(Model.open(path), "cpu")
+        for run in (engine.encode, engine.score, engine.further):
+            for array in [*wrong, *([clothes[:3, :20]] if path == dense_model else [])]:
+                with pytest.raises(DataError, match=r"the model takes uint8 \(N, .*this array is"):
+                    run(array)
+        codes = engine.encode(clothes[:3])
+        assert engine.decode(codes, 28, 28).shape == (3, 28, 28, 1)
+        for array in (codes[0], codes[:, :1], codes.astype(np.int64), codes[..., None], None):
+            with pytest.raises(DataError, match=r"codes of 28x28 are int32 \(N, .*this array is"):
+                engine.decode(array, 28, 28)
+        with pytest.raises(DataError, match="no images of 0x28"):
+            engine.decode(codes, 0, 28)
+    with pytest.raises(DataError, match="codes of 56x28 are int32"):
+        Engine(Model.open(model), "cpu").decode(np.zeros((3, 2, 7, 7), np.int32), 56, 28)
+
+
+def test_no_images_have_no_answers(model: Path, dense_model: Path, clothes: Pixels) -> None:
+    for path in (model, dense_model):
+        engine = Engine(Model.open(path), "cpu")
+        codes = engine.encode(clothes[:0])
+        assert codes.shape == (0, *engine.encode(clothes[:1]).shape[1:])
+        assert codes.dtype == np.int32
+        assert engine.decode(codes, 28, 28).shape == (0, 28, 28, 1)
+        for answers in (engine.score(clothes[:0]), engine.further(clothes[:0])):
+            assert answers and all(len(answer) == 0 for answer in answers.values())
 
 
 def test_every_batch_that_reaches_the_runtime_has_the_same_size(
