@@ -166,7 +166,7 @@ def refuse_irreplaceable(
         manifest = {} if empty else json.loads((path / manifest_name).read_text())
         known = {manifest_name, "manifest.sha256", *manifest.get("files", {})}
         ours = manifest.get("format") == format_name and entries <= known
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         empty = ours = False
     if not (empty or ours):
         raise OutputError(
