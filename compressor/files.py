@@ -22,6 +22,7 @@ from pathlib import Path
 
 from .errors import ConfigError, OutputError
 from .interrupts import stop_if_caught
+from .untrusted import read_regular
 
 COMMITTED = ".committed"  # a folder in a folder: its files are to replace those of the same names
 _LEFTOVER = re.compile(r"\..+\.\d+\.(partial|old)")
@@ -182,12 +183,13 @@ def finish_together(folder: Path) -> None:
 
 
 def read_current(folder: Path, name: str, limit: int) -> bytes | None:
-    """At most ``limit`` + 1 bytes of a file of ``folder``, a committed one first, or None."""
+    """At most ``limit`` + 1 bytes of a file of ``folder``, a committed one first, or None.
+
+    Raises OSError for a link, or what is no file.
+    """
     for path in (folder / COMMITTED / name, folder / name):
-        with suppress(FileNotFoundError):
-            if path.is_file():
-                with path.open("rb") as file:
-                    return file.read(limit + 1)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return read_regular(path, limit)
     return None
 
 
@@ -397,7 +399,7 @@ def refuse_irreplaceable(
         manifest = {} if empty else json.loads((path / manifest_name).read_text())
         known = {manifest_name, "manifest.sha256", *manifest.get("files", {})}
         ours = manifest.get("format") == format_name and entries <= known
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         empty = ours = False
     if not (empty or ours):
         raise OutputError(

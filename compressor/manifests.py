@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from . import __version__
 from .errors import CompressorError
-from .files import sha256
+from .untrusted import open_regular, plain_name
 
 MANIFEST, HASH = "manifest.json", "manifest.sha256"
+MAX_SIZE = 1 << 50  # bytes of a file: no number that arithmetic or an allocation trips over
+PlainName = Annotated[str, AfterValidator(plain_name)]
 
 
 class FileEntry(BaseModel):
@@ -27,8 +30,8 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int
-    sha256: str
+    size: int = Field(ge=0, le=MAX_SIZE)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @classmethod
     def of(cls, content: bytes) -> FileEntry:
@@ -37,8 +40,10 @@ class FileEntry(BaseModel):
 
     @classmethod
     def of_file(cls, path: Path) -> FileEntry:
-        """That of a file; reads it in pieces."""
-        return cls(size=path.stat().st_size, sha256=sha256(path))
+        """That of a file, which is no link; reads it in pieces. Raises OSError."""
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return cls(size=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def file_entries(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
@@ -59,7 +64,8 @@ def with_hash(text: bytes) -> dict[str, bytes]:
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The field that pydantic found wrong first, with dots, and what is wrong with it."""
     problem = error.errors()[0]
-    return ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+    field = " ".join(".".join(map(str, problem["loc"])).split())
+    return field[:200], problem["msg"].removeprefix("Value error, ")
 
 
 AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
@@ -98,7 +104,7 @@ class ManifestFormat(Generic[AnyManifest]):
             ) from error
         if name != self.name:
             raise self.error(f"{location} is a {name}, not {self.a_kind}")
-        if version not in self.versions:
+        if type(version) is not int or version not in self.versions:
             first, last = self.versions[0], self.versions[-1]
             known = f"version {last}" if first == last else f"versions {first} to {last}"
             raise self.error(

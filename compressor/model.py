@@ -22,9 +22,7 @@ import hashlib
 import io
 import json
 import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -32,10 +30,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from . import __version__
-from .errors import ModelError
+from .errors import ModelError, UnreadableImage
 from .files import (
     atomic_file,
     atomic_folder,
@@ -51,11 +49,20 @@ from .manifests import (
     MANIFEST,
     FileEntry,
     ManifestFormat,
+    PlainName,
     file_entries,
     hash_line,
     with_hash,
 )
+from .onnx_bytes import refuse_foreign
 from .spec import CodeSpec, DataSpec
+from .untrusted import (
+    ZIP_ERRORS,
+    checked_zip,
+    most_unpacked,
+    plain_name,
+    read_npz,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +80,8 @@ AUTO, ENSEMBLE = "auto", "ensemble"
 RESERVED_SCORES = frozenset(
     ["gradient", "top", "hidden", "nap", "mahalanobis", "knn", "codelength", "codelength_over_webp"]
 ) | {AUTO, ENSEMBLE}
+MAX_XZ_MEMORY = 1 << 28  # bytes: four times what the largest dictionary of a writer takes
+MAX_CALIBRATION = 1 << 24  # numbers in calibration.parquet, all scores together
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -107,7 +116,13 @@ class ModelManifest(BaseModel):
     training: dict[str, Any] = {}  # settings, seed, steps, seconds, losses
     quantiser: dict[str, Any] = {}  # steps, and how often validation codes left the tables' range
     parity: dict[str, Any] = {}  # the largest differences between torch and the graphs
-    files: dict[str, FileEntry]
+    files: dict[PlainName, FileEntry]
+
+    @model_validator(mode="after")
+    def _strides_agree(self) -> ModelManifest:
+        if self.data.stride != self.code.stride:
+            raise ValueError("data and code have different strides")
+        return self
 
 
 MANIFEST_FORMAT = ManifestFormat(FORMAT, "model", (FORMAT_VERSION,), ModelManifest, ModelError)
@@ -158,6 +173,8 @@ class Model:
     def from_files(cls, files: Mapping[str, bytes]) -> Model:
         """A model in memory, from what ``contents`` gives; it can be pickled. Raises ModelError."""
         location = Path("the model in memory")
+        for name in files:
+            _refuse_unsafe_name(location, name)
         manifest = _checked_manifest(files.get(MANIFEST), files.get(HASH), location)
         return cls(location, manifest, files)
 
@@ -173,7 +190,10 @@ class Model:
         return files | {name: content for name, content in manifest.items() if content is not None}
 
     def read(self, name: str) -> bytes:
-        """A file's content, decompressed and checked against its SHA-256; or ModelError."""
+        """A file's content, decompressed and checked against its SHA-256; or ModelError.
+
+        A graph that could read files or run for ever is refused, too: see onnx_bytes.py.
+        """
         entry = self.manifest.files.get(name)
         if entry is None:
             if name == "decoder.onnx":
@@ -189,6 +209,8 @@ class Model:
                 f"{self.location}/{name} does not have the hash in the manifest: "
                 "it was altered, swapped or damaged; take a good copy of the model"
             )
+        if name.endswith(".onnx"):
+            refuse_foreign(content, f"{self.location}/{name}")
         return content
 
     def _was_calibrated(self) -> bool:
@@ -210,8 +232,9 @@ class Model:
         packed = self._stored(f"{name}.xz", size + 1024)
         if packed is None:
             raise ModelError(f"{self.location}/{name} is missing; take a good copy of the model")
+        limit = min(size, most_unpacked(len(packed))) + 1
         try:
-            return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed, size + 1)
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY).decompress(packed, limit)
         except (lzma.LZMAError, EOFError):
             return b""
 
@@ -257,15 +280,14 @@ class Model:
 
     def calibration_columns(self) -> dict[str, npt.NDArray[np.float64]]:
         """The calibration images' scores by name, float64, in one order; {} if there were none."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if CALIBRATION not in self.manifest.files:
             return {}
-        content = pa.BufferReader(self.read(CALIBRATION))
-        # In this thread: one of Arrow's that holds Python's bytes at the exit aborts the process.
-        table = pq.ParquetFile(content).read(use_threads=False)
-        return {name: table[name].to_numpy() for name in table.column_names}
+        try:
+            return _calibration_columns(self.read(CALIBRATION))
+        except ValueError as error:
+            raise ModelError(
+                f"{self.location}/{CALIBRATION} {error}; calibrate the model again"
+            ) from error
 
     def calibration(self, score: str) -> npt.NDArray[np.float64]:
         """The calibration images' scores of that name, ascending; empty if there were none."""
@@ -276,10 +298,41 @@ class Model:
     def golden(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays ``image`` (or ``vector``), ``code``, scores, ``error_map``, and, of a model that
         decodes, ``reconstruction``."""
-        import numpy as np
+        try:
+            arrays = read_npz(self.read("golden.npz"))
+            self._check_golden(arrays)
+            return arrays
+        except ValueError as error:
+            raise ModelError(
+                f"{self.location}/golden.npz is damaged: {error}; take a good copy of the model"
+            ) from error
 
-        with np.load(io.BytesIO(self.read("golden.npz")), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+    def _check_golden(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """ValueError unless all arrays are there, with as many entries as each other."""
+        kind = self.spec.kind
+        needed = [kind, "code", "error_map", *self.manifest.scores, *self.manifest.further_scores]
+        needed += ["reconstruction"] if self.decodes else []
+        for name in needed:
+            if name not in arrays:
+                raise ValueError(f"it has no array {name!r}")
+            if (
+                arrays[name].dtype.kind not in "fiu"
+                or arrays[name].shape[:1] != arrays[kind].shape[:1]
+            ):
+                raise ValueError(f"its array {name!r} does not fit the others")
+        if not arrays[kind].size or arrays[kind].dtype != (
+            "uint8" if kind == "image" else "float32"
+        ):
+            raise ValueError(f"its array {kind!r} holds no {kind}s")
+        try:
+            self.spec.check(arrays[kind].shape[1:])
+        except UnreadableImage as error:
+            raise ValueError(f"each {kind} {error}") from error
+        size = arrays[kind].shape[1:3] if kind == "image" else (1, arrays[kind].shape[1])
+        if arrays["code"].dtype != "int32" or arrays["code"].shape[1:] != self.code.shape_for(
+            *size
+        ):
+            raise ValueError("its array 'code' does not fit the model")
 
     def check(self) -> list[str]:
         """What is wrong with the files of the model, one sentence each; empty when all is well."""
@@ -358,6 +411,26 @@ def manifest_files(manifest: ModelManifest, indent: int | None = 2) -> dict[str,
     return with_hash(text)
 
 
+def _calibration_columns(content: bytes) -> dict[str, npt.NDArray[np.float64]]:
+    """Of calibration.parquet; ValueError, without its name, for anything else than numbers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        if any(field.type != pa.float64() for field in schema):
+            raise ValueError("has columns that are not float64")
+        if len(set(schema.names)) != len(schema) or not 0 <= rows * len(schema) <= MAX_CALIBRATION:
+            raise ValueError(f"has {rows} rows in {len(schema)} columns, which no writer makes")
+        # In this thread: one of Arrow's that holds Python's bytes at the exit aborts the process.
+        table = file.read(use_threads=False)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+        raise ValueError("is damaged: it cannot be read as Parquet") from error
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
 def calibration_bytes(scores: Mapping[str, npt.NDArray[np.float64]]) -> bytes:
     """calibration.parquet: one float64 column a score, in the order of the images."""
     import pyarrow as pa
@@ -379,6 +452,8 @@ def refuse_model_output(path: Path, force: bool) -> None:
 def write_model(path: Path, files: Mapping[str, bytes], force: bool) -> None:
     """Writes the files of a model as a folder, or as one zip if ``path`` ends in .zip."""
     refuse_model_output(path, force)
+    for name in files:
+        _refuse_unsafe_name(path, name)
     if path.suffix == ".zip":
         with (
             atomic_file(path, force) as temporary,
@@ -394,28 +469,21 @@ def write_model(path: Path, files: Mapping[str, bytes], force: bool) -> None:
 
 def _stored(location: Path, name: str, limit: int) -> bytes | None:
     """The bytes of a file of the model as stored, at most ``limit`` + 1 of them; None if absent."""
+    _refuse_unsafe_name(location, name)
     try:
         if location.is_dir():
             return read_current(location, name, limit)
         with zipfile.ZipFile(location) as archive:
-            _refuse_unsafe_names(location, archive.namelist())
-            if name not in archive.namelist():
+            checked_zip(archive, location.stat().st_size)
+            if name not in archive.NameToInfo:
                 return None
             with archive.open(name) as member:
                 return member.read(limit + 1)
     except FileNotFoundError as error:
         raise ModelError(f"there is no model at {location}") from error
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise ModelError(f"{location} cannot be read as a model: {error}") from error
+    except ZIP_ERRORS as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ModelError(f"{location} cannot be read as a model: {name}: {reason}") from error
 
 
 def _names(location: Path) -> list[str]:
@@ -427,7 +495,8 @@ def _names(location: Path) -> list[str]:
         return archive.namelist()
 
 
-def _refuse_unsafe_names(location: Path, names: list[str]) -> None:
-    for name in names:
-        if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise ModelError(f"{location} is not a model: its member {name!r} is not a plain file")
+def _refuse_unsafe_name(location: Path, name: str) -> None:
+    try:
+        plain_name(name)
+    except ValueError as error:
+        raise ModelError(f"{location} is not a model: {error}") from error

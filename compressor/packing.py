@@ -21,6 +21,7 @@ from .entropy.coder import decode, encode
 from .entropy.prior import Reader, tables_to_bytes
 from .entropy.tables import MAX_SYMBOLS, Codes, Integers, Stage, Table, Tables, learn_table
 from .errors import CompressorError
+from .onnx_bytes import fields
 
 HEADER = struct.Struct("<III")  # bytes of the xz stream, bytes of the payload, tensors
 TENSOR = struct.Struct("<IIIIB")  # first byte, rows, columns, numbers in a cell, low bits
@@ -207,36 +208,6 @@ def _tensors(content: bytes) -> Iterator[list[Span]]:
 
 def _fields(content: bytes, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
     """Every field number ``wanted``: (start, end) of its bytes, or (value, 0) of an integer."""
-    at = start
-    while at < end:
-        key, at = _integer(content, at)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, at = _integer(content, at)
-            extent = value, 0
-        elif kind in (1, 5):
-            extent = at, at + (8 if kind == 1 else 4)
-            at = extent[1]
-        elif kind == 2:
-            length, at = _integer(content, at)
-            extent = at, at + length
-            at = extent[1]
-        else:
-            raise ValueError("not a message")
-        if at > end:
-            raise ValueError("not a message")
-        if number == wanted:
-            yield extent
-
-
-def _integer(content: bytes, at: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, the lowest first; and where it ends."""
-    value, shift = 0, 0
-    while True:
-        byte = content[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("not a number")
+    for field in fields(content, start, end):
+        if field.number == wanted:
+            yield field.start, field.end

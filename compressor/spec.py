@@ -6,6 +6,7 @@ input and the decoder's output.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +20,11 @@ from pydantic import (
 
 from .errors import UnreadableImage
 
+MAX_SIDE = (1 << 31) - 1  # pixels: what a frame's header and Parquet's int32 hold
+MAX_STRIDE = 1 << 12  # pixels that a code element stands for, along each side
+MAX_HALO = 1 << 12  # code elements
+MAX_CODE = 1 << 28  # elements of a code: what a block may hold
+
 
 class ImageSpec(BaseModel):
     """The images a model takes: uint8, (height, width, channels).
@@ -31,10 +37,10 @@ class ImageSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["image"] = "image"
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
+    height: int = Field(ge=1, le=MAX_SIDE)
+    width: int = Field(ge=1, le=MAX_SIDE)
     channels: Literal[1, 3, 4]
-    stride: int | None = Field(default=None, ge=1)
+    stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,7 +98,7 @@ class VectorSpec(BaseModel):
 
     kind: Literal["vector"] = "vector"
     length: int = Field(ge=1)
-    mean: tuple[float, ...]
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
     scale: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
     columns: tuple[str, ...] | None = None
     stride: None = None
@@ -154,9 +160,20 @@ class CodeSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shape: tuple[int, ...] = Field(min_length=1, max_length=3)
-    stride: int | None = Field(default=None, ge=1)
-    halo: int | None = Field(default=None, ge=0)
+    shape: tuple[Annotated[int, Field(ge=1, le=MAX_CODE)], ...] = Field(min_length=1, max_length=3)
+    stride: int | None = Field(default=None, ge=1, le=MAX_STRIDE)
+    halo: int | None = Field(default=None, ge=0, le=MAX_HALO)
+
+    @model_validator(mode="after")
+    def _possible(self) -> CodeSpec:
+        if len(self.shape) == 2 or (self.stride is not None and len(self.shape) == 1):
+            raise ValueError(
+                f"shape is {self.shape}; it must be (K,) or (channels, height, width), and the "
+                "latter where there is a stride"
+            )
+        if math.prod(self.shape) > MAX_CODE:
+            raise ValueError(f"shape is {self.shape}, which is more than {MAX_CODE} elements")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_unknown_halo(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 # Lowest first; each room with its folder or its modules.
 LAYERS: tuple[dict[str, str], ...] = (
-    {"base": "errors log progress spec files interrupts runtime summaries"},
+    {"base": "errors log progress spec files interrupts runtime summaries onnx_bytes untrusted"},
     {"manifests": "manifests"},
     {"data": "data", "entropy": "entropy"},
     {"model": "model packing resume", "codecs": "codecs", "bottleneck": "bottleneck"},

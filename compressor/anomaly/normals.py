@@ -16,7 +16,6 @@ steps: a unit of each changes what is decoded by about as much as a unit of any 
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
+from ..untrusted import read_npz
 
 Floats = npt.NDArray[np.floating[Any]]
 Vectors = npt.NDArray[np.float64]
@@ -32,6 +32,7 @@ NAME = "scores.npz"
 MAX_FEATURES = 256  # of a code
 MAX_NUMBERS = 2**18  # of all neighbours together: one megabyte
 MAX_NEIGHBOURS = 4096
+MAX_DIMENSIONS = 1 << 13  # of a mean that is read: its factor takes half a gigabyte
 LEARNED_FROM = 4096  # inputs that means and covariances are taken of
 NEAREST = 5
 ROWS_AT_ONCE = 256
@@ -69,6 +70,8 @@ class Gaussian:
 
     def distances(self, values: Floats) -> Vectors:
         """The squared Mahalanobis distance of each of values (n, D)."""
+        if values.shape[1] != len(self.mean):
+            raise ModelError(f"{NAME} does not fit the model; take a good copy of the model")
         distances: Vectors = np.square((values - self.mean) @ self.factor).sum(1)
         return distances
 
@@ -93,7 +96,10 @@ class Features:
 
     def of(self, codes: npt.NDArray[np.int32]) -> Vectors:
         """float64 (n, K) of codes int32 (n, *shape)."""
-        return _flat(codes, self.grid)[:, self.elements]
+        flat = _flat(codes, self.grid)
+        if len(self.elements) and self.elements.max() >= flat.shape[1]:
+            raise ModelError(f"{NAME} does not fit the model; take a good copy of the model")
+        return flat[:, self.elements]
 
 
 def _flat(codes: npt.NDArray[np.int32], grid: int) -> Vectors:
@@ -173,28 +179,40 @@ class Normals:
     def from_bytes(cls, content: bytes) -> Normals:
         """Raises ModelError for anything that ``to_bytes`` does not write."""
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return cls._read({name: arrays[name] for name in arrays.files})
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            return cls._read(read_npz(content))
+        except (KeyError, ValueError, TypeError) as error:
             raise ModelError(
                 f"{NAME} is damaged: {error}; take a good copy of the model"
             ) from error
 
     @classmethod
     def _read(cls, arrays: dict[str, npt.NDArray[Any]]) -> Normals:
+        if any(array.dtype.kind not in "fiu" for array in arrays.values()):
+            raise ValueError("its arrays are not numbers")
         gaussians = []
         has_hidden = "nap_mean" in arrays or "nap_factor" in arrays
         for name in ("code", "nap") if has_hidden else ("code",):
-            mean = arrays[f"{name}_mean"].astype(np.float64)
-            (size,) = mean.shape
+            mean, triangle = arrays[f"{name}_mean"], arrays[f"{name}_factor"]
+            size = mean.size
+            # Before a square is made of it: a long mean alone would fill the memory.
+            if (
+                mean.ndim != 1
+                or size > MAX_DIMENSIONS
+                or triangle.shape != (size * (size + 1) // 2,)
+            ):
+                raise ValueError("its arrays do not fit together")
             factor = np.zeros((size, size))
-            factor[np.tril_indices(size)] = arrays[f"{name}_factor"]
-            gaussians.append(Gaussian(mean, factor))
+            factor[np.tril_indices(size)] = triangle
+            gaussians.append(Gaussian(mean.astype(np.float64), factor))
+        if arrays["grid"].shape != () or not 0 <= arrays["grid"] <= MAX_FEATURES:
+            raise ValueError("its grid is impossible")
         features = Features(int(arrays["grid"]), arrays["elements"].astype(np.int64))
         neighbours = arrays["neighbours"].astype(np.float32)
-        if neighbours.ndim != 2 or neighbours.shape[1:] != features.elements.shape:
+        if neighbours.ndim != 2 or not len(neighbours) or features.elements.ndim != 1:
+            raise ValueError("its arrays do not fit together")
+        if neighbours.shape[1:] != features.elements.shape or np.any(features.elements < 0):
             raise ValueError("its arrays do not fit together")
         codes, *hidden = gaussians
-        if features.elements.shape != codes.mean.shape or features.grid < 0:
+        if features.elements.shape != codes.mean.shape:
             raise ValueError("its arrays do not fit together")
         return cls(features, codes, neighbours, hidden[0] if hidden else None)

@@ -7,6 +7,7 @@ belongs and can be found without the index: see FORMAT.md.
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ..entropy import coder
 from ..entropy.tables import Codes, Tables
 from ..errors import ArchiveError, DataError, ModelError
 from ..spec import CodeSpec
+from ..untrusted import open_regular
 
 MODEL = "model"  # in place of a codec's name
 # The magic of a frame says what stored its images; its last byte is the version of everything that
@@ -189,9 +191,9 @@ def scan(path: Path) -> Iterator[tuple[int, Header]]:
     Goes on at the next whole header after damage; frames cut off by the file's end do not count.
     Raises OSError if the file cannot be read.
     """
-    size = path.stat().st_size
     position = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         while (found := _next_header(file, position, size)) is not None:
             yield found
             offset, header = found

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..data.images import Unreadable
 from ..errors import ArchiveError
 from ..manifests import HASH, MANIFEST, FileEntry, ManifestFormat, hash_line, with_hash
 from ..spec import DataSpec
+from ..untrusted import plain_name, read_regular
 
 FORMAT: Final = "compressor-archive"
 FORMAT_VERSION: Final = 3
 # 1 knows no images that a fallback codec stored; 1 and 2 have a model's files in xz
 READ_VERSIONS: Final = (1, 2, 3)
-MAX_MANIFEST = 1 << 28  # bytes
+MAX_MANIFEST = 1 << 26  # bytes; a part, of which there are at most 2^16, takes about 700
+MAX_PARTS = 1 << 16
+MAX_OF_PART = 1 << 16  # images, and blocks
+_PARTS = re.compile(r"(items/part-\d{5}\.parquet|blocks/part-\d{5}\.(bin|parquet))", re.ASCII)
+
+
+def archive_name(name: str) -> str:
+    """``name``; ValueError unless an archive has a file of that name."""
+    if not _PARTS.fullmatch(name):
+        if not name.startswith("model/"):
+            raise ValueError(f"{name[:100]!r} is not the name of a file of an archive")
+        plain_name(name.removeprefix("model/"))
+    return name
 
 
 class PartEntry(BaseModel):
@@ -25,8 +39,8 @@ class PartEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    images: int = Field(ge=1)
-    blocks: int = Field(ge=1)
+    images: int = Field(ge=1, le=MAX_OF_PART)
+    blocks: int = Field(ge=1, le=MAX_OF_PART)
 
 
 class ArchiveManifest(BaseModel):
@@ -37,12 +51,14 @@ class ArchiveManifest(BaseModel):
     format: Literal["compressor-archive"] = FORMAT
     format_version: Literal[1, 2, 3] = FORMAT_VERSION
     created_by: str = f"compressor {__version__}"
-    images: int
+    images: int = Field(ge=0, le=MAX_PARTS * MAX_OF_PART)
     unreadable: Unreadable = Unreadable()
     data: DataSpec
     model: str  # the digest of the model, embedded or not
-    parts: tuple[PartEntry, ...]
-    files: dict[str, FileEntry]  # all but the manifest and its hash
+    parts: tuple[PartEntry, ...] = Field(max_length=MAX_PARTS)
+    files: dict[
+        Annotated[str, AfterValidator(archive_name)], FileEntry
+    ]  # all but the manifest and its hash
 
     def to_files(self) -> dict[str, bytes]:
         """manifest.json and manifest.sha256."""
@@ -69,8 +85,7 @@ def part_files(part: int) -> tuple[str, str, str]:
 def read_small(path: Path, limit: int) -> bytes:
     """A whole file of at most ``limit`` bytes; ArchiveError if it is missing or larger."""
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        content = read_regular(path, limit)
     except FileNotFoundError as error:
         raise ArchiveError("is missing") from error
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from ..data.images import Group, Pixels
 from ..entropy.tables import Codes
 from ..errors import ArchiveError, ModelError, UnreadableImage
 from ..model import Model, decoding_files
+from ..untrusted import open_regular
 from . import blocks
 from .blocks import HEADER_SIZE, MAGICS, MODEL, PER_PART, CodedImages, CodeGroup, Header
 from .fallback_blocks import unpack_stored
@@ -31,6 +33,7 @@ from .manifest import (
     read_small,
 )
 
+FOLDERS = ("items", "blocks", "model")  # what an archive consists of, beside its manifest
 SEGMENT_IMAGES = 1024  # a segment is complete when it has them
 SEGMENT_PIXELS = 1 << 24  # or these
 
@@ -80,6 +83,7 @@ class Archive:
         self.model = model
         self.manifest = manifest
         self.damage: list[str] = []
+        self._noted: set[str] = set()
 
     @classmethod
     def open(cls, path: str | Path, model: Model | None = None) -> Archive:
@@ -91,6 +95,9 @@ class Archive:
         path = Path(path)
         if not path.is_dir():
             raise ArchiveError(f"{path} is not an archive: there is no such folder")
+        for name in FOLDERS:
+            if (path / name).is_symlink():
+                raise ArchiveError(f"{path}/{name} is a link, which is not followed")
         manifest, damage = None, []
         try:
             manifest = read_manifest(path)
@@ -174,8 +181,8 @@ class Archive:
         frames = self.path / part_files(part.number)[1]
         size = HEADER_SIZE + place.length
         try:
-            with frames.open("rb") as file:
-                if place.offset + size > frames.stat().st_size:
+            with open_regular(frames) as file:
+                if place.offset + size > os.fstat(file.fileno()).st_size:
                     raise ArchiveError(f"{where} is cut off")
                 file.seek(place.offset)
                 frame = file.read(size)
@@ -266,7 +273,8 @@ class Archive:
         return content
 
     def _note(self, sentence: str) -> None:
-        if sentence not in self.damage:
+        if sentence not in self._noted:
+            self._noted.add(sentence)
             self.damage.append(sentence)
 
 

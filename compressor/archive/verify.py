@@ -23,11 +23,14 @@ def verify_archive(path: Path, model: Model | None = None) -> list[str]:
     and the images that a fallback stored. Raises ArchiveError if ``path`` is no archive, or has a
     newer version; MissingDependency if the fallback's codec is not installed.
     """
-    problems: list[str] = []
+    problems: dict[str, None] = {}
+    lengths: set[int] = set()
     for problem in iterate_problems(path, model):
-        if not problem.startswith(tuple(problems)):  # else its cause was named already
-            problems.append(problem)
-    return problems
+        # One that begins like an earlier one has a cause that was named already.
+        if not any(problem[:length] in problems for length in lengths):
+            problems[problem] = None
+            lengths.add(len(problem))
+    return list(problems)
 
 
 def iterate_problems(path: Path, model: Model | None = None) -> Iterator[str]:
@@ -56,8 +59,8 @@ def _check_files(path: Path, manifest: ArchiveManifest) -> Iterator[str]:
     """Compares what is on disk with the manifest, which is the only judge of names."""
     present = {
         (Path(folder) / name).relative_to(path).as_posix()
-        for folder, _, names in os.walk(path)
-        for name in names
+        for folder, folders, names in os.walk(path)
+        for name in [*names, *(name for name in folders if (Path(folder) / name).is_symlink())]
     }
     present -= {"manifest.json", "manifest.sha256"}
     for name in sorted(present | manifest.files.keys()):
@@ -86,7 +89,7 @@ def _check_part(archive: Archive, part: Part) -> Iterator[str]:
             if header.number != number or place != Place.of(offset, header):
                 yield f"{name}: block {ordinal} and the index do not agree"
             end, ordinal = offset + HEADER_SIZE + header.length, ordinal + 1
-        if Path(name).stat().st_size != end:
+        if Path(name).lstat().st_size != end:
             yield f"{name}: no block after byte {end}"
     except OSError as error:
         yield f"{name} cannot be read: {error.strerror}"

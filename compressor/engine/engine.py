@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Rows
-from ..errors import DataError
+from ..errors import DataError, DeviceError, ModelError
 from ..runtime import ort
-from ..spec import CodeSpec, size_of
+from ..spec import CodeSpec, DataSpec, size_of
 from .providers import Device, choose_device
 from .tiles import Tile, padded, tiles
 
 Codes = npt.NDArray[np.int32]
+Shape = tuple[int | None, ...]  # None: any length
 PIXELS_PER_BATCH = 2**16  # 64 images of 28x28: larger batches fall out of the caches
 MAX_BATCH = 256
 GPU_CALLS = 2  # one computes while the next one's input is copied
@@ -35,12 +37,22 @@ def batch_size(height: int, width: int) -> int:
 class Graphs(Protocol):
     """What an engine needs of a model; ``Model`` has it.
 
-    code: the shape of codes, the stride and the halo; read: returns the bytes of ``encoder.onnx``
-    and so on.
+    code: the shape of codes, the stride and the halo; spec: what goes in; graph_scores and
+    further_scores: outputs of scorer.onnx and further.onnx; read: returns the bytes of
+    ``encoder.onnx`` and so on.
     """
 
     @property
     def code(self) -> CodeSpec: ...
+
+    @property
+    def spec(self) -> DataSpec: ...
+
+    @property
+    def graph_scores(self) -> Sequence[str]: ...
+
+    @property
+    def further_scores(self) -> Sequence[str]: ...
 
     def read(self, name: str) -> bytes: ...
 
@@ -194,20 +206,49 @@ class Engine:
         return codes
 
     def _decoded(self, codes: Codes, height: int, width: int) -> Rows:
-        decoded: list[Rows] = list(self._run("decoder", codes, (height, width)).values())
-        return decoded[0]
+        decoded: Rows = self._run("decoder", codes, (height, width))[self._model.spec.kind]
+        return decoded
 
     def session(self, graph: str) -> ort.InferenceSession:
         """The session of encoder, decoder, scorer or further; raises ModelError or DeviceError."""
         with self._lock:
             if graph not in self._sessions:
-                self._sessions[graph] = self.device.session(self._model.read(f"{graph}.onnx"))
+                content = self._model.read(f"{graph}.onnx")
+                try:
+                    session = self.device.session(content)
+                except DeviceError as error:
+                    if not self.device.is_cpu:
+                        raise
+                    raise ModelError(f"{graph}.onnx cannot be run: {error}") from error
+                if len(session.get_inputs()) != 1:
+                    raise ModelError(f"{graph}.onnx does not have one input")
+                self._sessions[graph] = session
             return self._sessions[graph]
+
+    def _outputs(self, graph: str, size: tuple[int, int]) -> dict[str, tuple[Any, Shape]]:
+        """The type and the shape, but for N, of what a graph answers to inputs of a size."""
+        spec = self._model.spec
+        if graph == "encoder":
+            return {"code": (np.int32, self._model.code.shape_for(*size))}
+        shape = spec.shape_of(*size)
+        if graph == "decoder":
+            return {spec.kind: (np.uint8 if spec.kind == "image" else np.float32, shape)}
+        names, other = self._model.further_scores, "hidden_differences"
+        of_other: Shape = (None,)
+        if graph == "scorer":
+            names, other, of_other = self._model.graph_scores, "error_map", shape[:2]
+        return dict.fromkeys(names, (np.float32, ())) | {other: (np.float32, of_other)}
 
     def _run(self, graph: str, array: npt.NDArray[Any], size: tuple[int, int]) -> dict[str, Any]:
         session, batch = self.session(graph), batch_size(*size)
         (name,) = (entry.name for entry in session.get_inputs())
-        names = [output.name for output in session.get_outputs()]
+        expected = self._outputs(graph, size)
+        given = {output.name for output in session.get_outputs()}
+        if graph == "further" and "hidden_differences" not in given:  # not every model has them
+            del expected["hidden_differences"]
+        names = list(expected)
+        if missing := expected.keys() - given:
+            raise ModelError(f"{graph}.onnx has no output {min(missing)!r}")
         run: Callable[..., Sequence[Any]] = session.run
         pieces: list[Sequence[Any]] = []
         for start in range(0, max(1, len(array)), batch):
@@ -217,11 +258,15 @@ class Engine:
                 piece = np.concatenate(
                     [piece, np.zeros((batch - count, *piece.shape[1:]), piece.dtype)]
                 )
-            if self._calls:
-                with self._calls:
+            try:
+                with self._calls or contextlib.nullcontext():
                     outputs = run(names, {name: piece})
-            else:
-                outputs = run(names, {name: piece})
+            except Exception as error:  # ONNX Runtime's errors have no common class below Exception
+                reason = " ".join(str(error).split())[:200]
+                kind = ModelError if self.device.is_cpu else DeviceError
+                raise kind(f"{graph}.onnx cannot be run: {reason}") from error
+            for output, answer in zip(names, outputs, strict=True):
+                _check_answer(f"{graph}.onnx", output, answer, batch, *expected[output])
             pieces.append([output[:count] for output in outputs])
         if len(pieces) == 1:
             return dict(zip(names, pieces[0], strict=True))
@@ -229,3 +274,19 @@ class Engine:
             n: np.concatenate(column)
             for n, column in zip(names, zip(*pieces, strict=True), strict=True)
         }
+
+
+def _check_answer(
+    graph: str, name: str, answer: Any, batch: int, dtype: npt.DTypeLike, shape: Shape
+) -> None:
+    """Raises ModelError unless a graph's answer to a batch is of that type and (batch, *shape)."""
+    if not isinstance(answer, np.ndarray):
+        raise ModelError(f"{graph}: the output {name!r} is not an array")
+    fits = answer.ndim == 1 + len(shape) and all(
+        want is None or want == got for want, got in zip((batch, *shape), answer.shape, strict=True)
+    )
+    if answer.dtype != dtype or not fits:
+        raise ModelError(
+            f"{graph}: the output {name!r} is {answer.dtype} {answer.shape}, "
+            f"not {np.dtype(dtype)} {(batch, *shape)}; take a good copy of the model"
+        )

@@ -7,55 +7,10 @@ from collections.abc import Iterator
 import onnx
 
 from ..errors import ExportError
+from ..onnx_bytes import OPERATORS
 
 OPSET = 18
 IR_VERSION = 10
-# Ran in ONNX Runtime (native, node, wasm), OpenVINO, tract, OpenCV dnn, MNN, TVM and the ONNX
-# reference evaluator.
-OPERATORS = frozenset(
-    [
-        "Abs",
-        "Add",
-        "ArgMin",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Conv",
-        "ConvTranspose",
-        "DepthToSpace",
-        "Div",
-        "Elu",
-        "Exp",
-        "Floor",
-        "Gather",
-        "Gemm",
-        "Identity",
-        "InstanceNormalization",
-        "LeakyRelu",
-        "Log",
-        "MatMul",
-        "Mul",
-        "PRelu",
-        "Pow",
-        "ReduceMean",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Shape",
-        "Sigmoid",
-        "Slice",
-        "Softplus",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ]
-)
 
 
 def clean(graph_model: onnx.ModelProto) -> None:

@@ -40,8 +40,16 @@ def model(images: Pixels, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return make_model(tmp_path_factory.mktemp("model"), coarse_codes(images[:100]), b"decoder")
 
 
+def graph_named(producer: bytes) -> bytes:
+    """The bytes of an ONNX graph of one operator, written by ``producer``."""
+    return b"\x12" + bytes([len(producer)]) + producer + b"\x3a\x08\x0a\x06\x22\x04Relu"
+
+
 def make_model(folder: Path, codes: npt.NDArray[np.int32], decoder: bytes) -> Model:
-    contents = {"decoder.onnx": decoder * 9, "prior.bin": Prior.learn(codes).to_bytes()}
+    contents = {
+        "decoder.onnx": graph_named(decoder * 9),
+        "prior.bin": Prior.learn(codes).to_bytes(),
+    }
     manifest = ModelManifest(
         plugin=PluginEntry(name="coarse", distribution="tests", version="1"),
         config={"cell": 7},

@@ -400,7 +400,10 @@ def test_an_archive_of_vectors_reads_as_the_format_says(tmp_path, images):
     scale = (1e-7, *greys.std(0).tolist()[1:])
     spec = VectorSpec(length=28, mean=greys.mean(0).tolist(), scale=scale, columns=columns)
     (tmp_path / "model").mkdir()
-    contents = {"decoder.onnx": b"decoder", "prior.bin": Prior.learn(codes).to_bytes()}
+    contents = {
+        "decoder.onnx": b"\x3a\x08\x0a\x06\x22\x04Relu",
+        "prior.bin": Prior.learn(codes).to_bytes(),
+    }
     manifest = ModelManifest(
         plugin=PluginEntry(name="rows", distribution="tests", version="1"),
         data=spec,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from compressor.engine import tiles as tiling
 from compressor.engine.engine import Engine
 from compressor.engine.tiles import MIN_HALOS_PER_TILE, Tile, padded, tiles
 from compressor.model import Model
-from compressor.spec import CodeSpec
+from compressor.spec import CodeSpec, DataSpec
 
 MOST = 64**2  # pixels at once, where tests want tiles
 SMALL_GOLDEN = Path(__file__).parents[1] / "golden" / "1" / "model"
@@ -40,6 +40,18 @@ class Cut:
     @property
     def code(self) -> CodeSpec:
         return self.model.code.model_copy(update={"halo": self.halo})
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.model.spec
+
+    @property
+    def graph_scores(self) -> Sequence[str]:
+        return self.model.graph_scores
+
+    @property
+    def further_scores(self) -> Sequence[str]:
+        return self.model.further_scores
 
     def read(self, name: str) -> bytes:
         return self.model.read(name)
