@@ -76,7 +76,7 @@ class GAN(Autoencoder):
         hidden = config.hidden if config.hidden is not None else [32, 64] if conv else [256, 256]
         if conv and not hidden:
             raise ConfigError(
-                "hidden=[]: a DCGAN needs at least one layer; give some, or network=dense"
+                "hidden=[]: a DCGAN needs at least one layer; give more, or network=dense"
             )
         if isinstance(spec, ImageSpec) and conv:
             refuse_odd_size(spec, len(hidden), f"hidden={hidden}")

@@ -290,7 +290,7 @@ def test_measures_say_how_often_the_discriminator_takes_images_for_real(
 
 def test_settings_that_cannot_be_trained_are_refused(clothes: Pixels, tmp_path: Path) -> None:
     for settings, reason in (
-        ({"hidden": []}, "needs a layer"),
+        ({"hidden": []}, "needs at least one layer"),
         ({"batch_size": 1}, "batch of one"),
     ):
         with pytest.raises(ConfigError, match=reason):

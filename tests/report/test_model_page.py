@@ -231,6 +231,6 @@ def test_inputs_that_cannot_be_read_are_named(model: Path, clothes: Pixels, tmp_
 def test_large_images_do_not_fill_memory(
     model: Path, clothes: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compressor.report.model_page.SAMPLE_ELEMENTS", 10 * 56 * 56)
+    monkeypatch.setattr("compressor.report.model_page.MAX_ELEMENTS", 10 * 56 * 56)
     large = np.tile(clothes[:100], (1, 2, 2, 1))
     assert report(model, large, tmp_path / "page.html")["images"] == 10

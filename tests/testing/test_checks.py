@@ -183,7 +183,7 @@ class MeasuresInputs(Undercomplete):
         (ReadsFiles, "no_files_or_network", "the file /proc/self/status"),
         (Exploding, "decoder_range", r"x is in \[0, 1\]"),
         (Forgets, "resumes_from_a_checkpoint", "differs after an interruption"),
-        (Creeps, "frozen_modules_stay", "'g' moves f.0.bias"),
+        (Creeps, "frozen_modules_stay", "'g' changes f.0.bias"),
         (Unportable, "portable_export_with_parity", "Erf"),
         (ScoresABatch, "scores_for_each_input", "odd is"),
     ],
