@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ..errors import DataError
+from ..files import refuse_elsewhere
 from .arrays import ArraySource, NpzSource, open_npy
 from .containers import TarSource, ZipSource
 from .csv_table import CSV_SUFFIXES, CsvTable, trimmed
 from .decode import IMAGE_SUFFIXES
 from .folder import FolderSource, find_files
-from .images import Source
+from .images import Data, Source
+from .objects import NamedRows, NamedSource, open_object
 from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource
 from .vectors import ParquetTable, TableSource
@@ -28,9 +27,7 @@ WANTED = (
 )
 
 
-def open_source(
-    location: str | Path | npt.NDArray[Any] | ArraySource, columns: Sequence[str] | None = None
-) -> Source:
+def open_source(location: Data, columns: Sequence[str] | None = None) -> Source:
     """The images or vectors in a folder, a file or an array; read from front to end, once.
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
@@ -38,7 +35,7 @@ def open_source(
     uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats, of integers other
     than uint8 or of booleans; an ``ArraySource`` is one whose columns have names. In a folder the
     images are read, whatever else is there; without images its Parquet, .tar or .npy files, one
-    after the other.
+    after the other. Objects of Python: see objects.py; ``rows`` gives them names.
     ``columns``: those that a model takes, in its order; a table must have them, and others are left
     out.
 
@@ -47,8 +44,11 @@ def open_source(
     """
     if isinstance(location, ArraySource):
         return location
-    if isinstance(location, np.ndarray):
-        return ArraySource(location)
+    if isinstance(location, NamedRows):
+        return _open_named(location, columns)
+    if not isinstance(location, str | os.PathLike):
+        return open_object(location, wanted=columns)
+    refuse_elsewhere(location)
     path, key = _split(str(location))
     try:
         path.stat()
@@ -79,6 +79,16 @@ def open_source(
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return FolderSource(path.parent, [path.name], str(path))
     raise DataError(f"{path} is of a kind that cannot be read; give {WANTED}")
+
+
+def _open_named(given: NamedRows, wanted: Sequence[str] | None) -> Source:
+    """Raises DataError for names that do not fit."""
+    data, taken = given.data, given.columns
+    if not isinstance(data, str | os.PathLike):
+        source = open_object(data, taken, wanted)
+    else:
+        source = open_source(data if taken is None else f"{data}::{','.join(taken)}", wanted)
+    return source if given.names is None else NamedSource(source, given.names)
 
 
 def _split(location: str) -> tuple[Path, str | None]:

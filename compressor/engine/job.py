@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
+from ..data.images import MAX_NAMED, Chunk, Data, Images, Unreadable
 from ..data.rounding import REFUSED_FROM, named
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
@@ -33,7 +33,7 @@ class Job:
     chunk: images that are worked on together; images: how many are done; unreadable: the skipped.
     """
 
-    def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
+    def __init__(self, verb: str, data: Data, model: str | Path, device: str) -> None:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
