@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, verbs
     from .archive.reader import Archive
+    from .data.objects import rows
     from .model import Model
 
 __version__ = "0.4.0"
-__all__ = ["Archive", "Model", "__version__", "errors", "verbs"]
+__all__ = ["Archive", "Model", "__version__", "errors", "rows", "verbs"]
 
 _MODULES = {
     "Archive": ".archive.reader",
     "Model": ".model",
     "errors": ".errors",
+    "rows": ".data.objects",
     "verbs": ".verbs",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import Images, Rows
+from ..data.images import Data, Images
 from ..engine.job import Job
 from ..files import refuse_elsewhere
 from .calibration import Scores
@@ -15,7 +15,7 @@ from .scorers import Seen, score_all, scorers
 
 
 def calibrate(
-    model: str | Path, data: str | Path | Rows, *, device: str = "auto", progress: bool = False
+    model: str | Path, data: Data, *, device: str = "auto", progress: bool = False
 ) -> dict[str, Any]:
     """Scores normal images and puts all their scores into the model in place of the earlier ones.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import Rows
+from ..data.images import Data
 from ..data.sinks import PngNames
 from ..engine.job import Job
 from ..errors import ConfigError
@@ -27,7 +27,7 @@ from .thresholds import Asked, fdr_threshold, first_threshold, guarantee
 
 
 def score(
-    data: str | Path | Rows,
+    data: Data,
     model: str | Path,
     output: str | Path,
     *,

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..codecs.quality import psnr, structural_similarity
 from ..codecs.rivals import compare as compare_rivals
-from ..data.images import Group, Images, Pixels, Rows
+from ..data.images import Data, Group, Images, Pixels
 from ..data.left_out import left_out, listed
 from ..data.sources import open_source
 from ..engine.engine import Engine
@@ -80,7 +80,7 @@ class Compression:
 
 
 def compress(
-    data: str | Path | Rows,
+    data: Data,
     model: str | Path,
     output: str | Path,
     *,
@@ -214,9 +214,7 @@ def _refuse_for_vectors(**settings: object) -> None:
             raise ConfigError(f"{name}={value} is for images; these are vectors: leave it out")
 
 
-def _refuse_table(
-    table: Path, output: Path, data: str | Path | Rows, model: str | Path, force: bool
-) -> None:
+def _refuse_table(table: Path, output: Path, data: Data, model: str | Path, force: bool) -> None:
     """Raises ConfigError or OutputError for a file of measurements that cannot be written."""
     if table.suffix not in (".parquet", ".csv"):
         raise ConfigError(f"measurements={table}: they are written as .parquet or .csv")
@@ -227,7 +225,7 @@ def _refuse_table(
     refuse_existing(table, force)
 
 
-def _pixels(job: Job, data: str | Path | Rows) -> Iterator[Pixels]:
+def _pixels(job: Job, data: Data) -> Iterator[Pixels]:
     """The images that went into the archive, read again."""
     for chunk in open_source(data).chunks(job.chunk):
         for images in chunk.load():

@@ -30,6 +30,8 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 class ArraySource:
     """Rows of an array of images or vectors.
 
+    ``array`` is it.
+
     Raises DataError for other types and shapes. ``path`` is the file that the array maps, if any;
     ``columns`` names the numbers of vectors.
     """
@@ -44,10 +46,10 @@ class ArraySource:
     ) -> None:
         self.location = str(path) if path else "the array"
         self.shape = _row_shape(array.shape, array.dtype, self.location)
-        self._array, self._path, self.columns = array, path, columns
+        self.array, self._path, self.columns = array, path, columns
 
     def count(self) -> int:
-        return len(self._array)
+        return len(self.array)
 
     def bytes_on_disk(self) -> int | None:
         return bytes_of([self._path]) if self._path else None
@@ -56,25 +58,25 @@ class ArraySource:
         if self._path:
             return fingerprint("npy", iter([("", self._path)]))
         named = f" {self.columns}" if self.columns else ""
-        digest = hashlib.sha256(f"array {self._array.shape}{named}".encode())
-        for first in range(0, len(self._array), 256):
-            digest.update(np.ascontiguousarray(self._array[first : first + 256]).data)
+        digest = hashlib.sha256(f"array {self.array.shape}{named}".encode())
+        for first in range(0, len(self.array), 256):
+            digest.update(np.ascontiguousarray(self.array[first : first + 256]).data)
         return digest.hexdigest()
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
-        total = len(self._array)
+        total = len(self.array)
         for first in range(start, total, size):
             stop = min(first + size, total)
             yield Chunk(first, stop - first, partial(self._load, first, stop))
 
     def _load(self, first: int, stop: int) -> Iterator[Images]:
-        names = row_names(first, stop, len(self._array))
+        names = row_names(first, stop, len(self.array))
         yield _one_group(names, self._rows(first, stop), self.shape, self.columns)
 
     def _rows(self, first: int, stop: int) -> Rows:
         """A copy. Rows of a file in C order are read, not taken from the map: pages of a map count
         as memory of the process, and a file cut off meanwhile would kill it."""
-        array, path = self._array, self._path
+        array, path = self.array, self._path
         if path is None or not array.flags.c_contiguous or not isinstance(array, np.memmap):
             return np.array(array[first:stop], order="C", subok=False)
         size = math.prod(array.shape[1:])
@@ -184,15 +186,20 @@ def _one_group(
 
 def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> tuple[int, ...]:
     """(H, W, C) or (D,). Raises DataError unless the rows are clearly images or vectors."""
+    refuse_unreadable(shape, dtype, location)
+    if dtype != np.uint8:
+        return (shape[1],)
+    return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
+
+
+def refuse_unreadable(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> None:
+    """Raises DataError, saying what to give, unless an array is of images or vectors."""
     if not _is_readable((shape, False, dtype)):
         raise DataError(
             f"{location} is {dtype} {shape}; give uint8 (N, H, W) or (N, H, W, C) with 1, 3 or 4 "
             "channels (one image: array[None]), or float32 (N, D) for vectors, no length 0"
             f"{_advice(shape, dtype)}"
         )
-    if dtype != np.uint8:
-        return (shape[1],)
-    return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
 
 
 def _advice(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:

@@ -25,7 +25,7 @@ import pyarrow.csv
 from ..errors import DataError
 from .cells import MISSING, NUMBER, kinds_of_text
 from .images import Shard
-from .reading import reading
+from .reading import fingerprint, reading
 
 _PLAIN_SUFFIXES = (".csv", ".tsv", ".txt")
 CSV_SUFFIXES = (*_PLAIN_SUFFIXES, *(f"{suffix}.gz" for suffix in _PLAIN_SUFFIXES))
@@ -89,6 +89,9 @@ class CsvTable:
 
     def count(self) -> int:
         return sum(len(batch) for batch in self.batches(list(self.kinds)[:1]))
+
+    def fingerprint(self, kind: str) -> str:
+        return fingerprint(kind, ((file.name, file) for file in self.files))
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         if self._dialect.ends:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[Any]  # uint8 (n, H, W, C) or float32 (n, D)
+# What verbs take and open_source opens: a path, or an object of Python, whose libraries need not be
+# there.
+Data: TypeAlias = Any
 
 CHUNK_BYTES = 2**26  # of pixels that are decoded together
 MAX_NAMED = 1000  # unreadable images that are remembered by name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -39,7 +39,7 @@ class ParquetSource:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
             if not self._parts:
                 self._column = _image_column(schema, column, part)
-                self._names_at = _names_at(schema, self._column)
+                self._names_at = names_at(schema, self._column)
                 self._columns = list(dict.fromkeys([self._column, *self._names_at[:1]]))
                 types = _types(schema, self._columns)
             if _types(schema, self._columns) != types:
@@ -87,22 +87,15 @@ class ParquetSource:
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=self._columns):
                 rest = batch.slice(max(start - first, 0))
                 first += len(batch)
-                yield from zip(self._names(rest, first), self._contents(rest), strict=True)
+                yield from zip(
+                    self._names(rest, first), contents_of(rest.column(self._column)), strict=True
+                )
 
     def _names(self, batch: pa.RecordBatch, stop: int) -> list[str]:
         if self._has_names:
-            names: list[str] = _select(batch, self._names_at).to_pylist()
+            names: list[str] = selected(batch, self._names_at).to_pylist()
             return names
         return row_names(stop - len(batch), stop, self._count)
-
-    def _contents(self, batch: pa.RecordBatch) -> Iterator[bytes | UnreadableImage]:
-        column = batch.column(self._column)
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if pa.types.is_struct(column.type):
-            column = pc.struct_field(column, "bytes")
-        missing = UnreadableImage("has no bytes in the table; embed the image instead of a link")
-        return (missing if value is None else value for value in column.to_pylist())
 
     @cached_property
     def _has_names(self) -> bool:
@@ -113,7 +106,7 @@ class ParquetSource:
         for part, _ in self._parts:
             with parquet_file(part) as file:
                 for batch in file.iter_batches(columns=[".".join(self._names_at)]):
-                    pieces.append(_select(batch, self._names_at).cast(pa.large_string()))
+                    pieces.append(selected(batch, self._names_at).cast(pa.large_string()))
         names = pa.chunked_array(pieces, pa.large_string())
         unsafe = pc.any(pc.match_substring_regex(names, UNSAFE)).as_py()
         distinct = pc.count_distinct(names, mode="only_valid").as_py()
@@ -123,13 +116,38 @@ class ParquetSource:
 def holds_images(part: Path, column: str | None) -> bool:
     """Whether ``column``, or any column of the file, has encoded images."""
     with parquet_file(part) as file:
-        fields = [f for f in file.schema_arrow if column is None or f.name == column]
-    return any(_holds_images(field.type) for field in fields)
+        return bool(image_column(file.schema_arrow, column))
+
+
+def contents_of(
+    column: pa.Array, read: Callable[[str], bytes | UnreadableImage] | None = None
+) -> Iterator[bytes | UnreadableImage]:
+    """The encoded images of a column; where it has a path alone, what ``read`` gives for that."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    paths: list[str | None] = [None] * len(column)
+    if pa.types.is_struct(column.type):
+        if read and any(field.name == "path" for field in column.type):
+            paths = pc.struct_field(column, "path").to_pylist()
+        column = pc.struct_field(column, "bytes")
+    missing = UnreadableImage("has no bytes in the table; embed the image instead of a link")
+    for value, path in zip(column.to_pylist(), paths, strict=True):
+        if value is not None:
+            yield value
+        else:
+            yield read(path) if read and path is not None else missing
+
+
+def image_column(schema: pa.Schema, column: str | None) -> list[str]:
+    """The columns of encoded images, or ``column`` if it is one."""
+    return [
+        field.name for field in schema if column in (None, field.name) and _holds_images(field.type)
+    ]
 
 
 def _image_column(schema: pa.Schema, column: str | None, part: Path) -> str:
     """The column of encoded images. Raises DataError if it is unclear which one it is."""
-    candidates: list[str] = [field.name for field in schema if _holds_images(field.type)]
+    candidates = image_column(schema, None)
     if column is None and "image" in candidates:
         column = "image"
     if column is None and len(candidates) == 1:
@@ -151,7 +169,7 @@ def _holds_images(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _names_at(schema: pa.Schema, image_column: str) -> tuple[str, ...]:
+def names_at(schema: pa.Schema, image_column: str) -> tuple[str, ...]:
     """Where the names are: a column, a column and its field, or nowhere."""
     for column in NAME_COLUMNS:
         if column in schema.names and _is_string(schema.field(column).type):
@@ -162,7 +180,7 @@ def _names_at(schema: pa.Schema, image_column: str) -> tuple[str, ...]:
     return ()
 
 
-def _select(batch: pa.RecordBatch, path: tuple[str, ...]) -> pa.Array:
+def selected(batch: pa.RecordBatch, path: tuple[str, ...]) -> pa.Array:
     column = batch.column(path[0])
     return pc.struct_field(column, path[1]) if path[1:] else column
 

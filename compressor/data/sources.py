@@ -6,19 +6,17 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ..errors import DataError
+from ..files import refuse_elsewhere
 from .arrays import ArraySource, NpzSource, open_npy
 from .containers import TarSource, ZipSource
 from .csv_table import CSV_SUFFIXES, CsvTable, trimmed
 from .folder import FolderSource, find_files, first_bytes
 from .formats import IMAGE_SUFFIXES, is_read
-from .images import Source
+from .images import Data, Source
 from .left_out import NO_FILE, LeftOut, listed, suffix_of
+from .objects import NamedRows, NamedSource, open_object
 from .parquet import ParquetSource, holds_images
 from .shards import ShardedSource, expanded
 from .vectors import ParquetTable, TableSource
@@ -36,9 +34,7 @@ _KINDS = {IMAGES: tuple(IMAGE_SUFFIXES), PARQUET: (".parquet",), TAR: TAR_SUFFIX
 _METADATA = "metadata.parquet"  # labels of images, as Hugging Face's imagefolder has them
 
 
-def open_source(
-    location: str | Path | npt.NDArray[Any] | ArraySource, columns: Sequence[str] | None = None
-) -> Source:
+def open_source(location: Data, columns: Sequence[str] | None = None) -> Source:
     """The images or vectors in a folder, a file or an array; read from front to end, once.
 
     ``location`` is a path; ``file.npz::key`` and ``data.parquet::column`` (or a folder of such
@@ -46,7 +42,8 @@ def open_source(
     uint8 (N, H, W) or (N, H, W, C) with C of 1, 3 or 4, or (N, D) of floats, of integers other
     than uint8 or of booleans; an ``ArraySource`` is one whose columns have names. Of a folder the
     images are read, or its Parquet, .tar or .npy files, one after the other; other files are left
-    out and counted. ``data-{000..012}.tar`` are such files, too, and ``{a,b}.tar``.
+    out and counted. ``data-{000..012}.tar`` are such files, too, and ``{a,b}.tar``. Objects of
+    Python: see objects.py; ``rows`` gives them names.
     ``columns``: those that a model takes, in its order; a table must have them, and others are left
     out.
 
@@ -55,8 +52,11 @@ def open_source(
     """
     if isinstance(location, ArraySource):
         return location
-    if isinstance(location, np.ndarray):
-        return ArraySource(location)
+    if isinstance(location, NamedRows):
+        return _open_named(location, columns)
+    if not isinstance(location, str | os.PathLike):
+        return open_object(location, wanted=columns)
+    refuse_elsewhere(location)
     path, key = _split(str(location))
     try:
         mode = path.stat().st_mode
@@ -90,6 +90,16 @@ def open_source(
     if name.endswith(_KINDS[IMAGES]) or (not suffix_of(name) and is_read(first_bytes(path) or b"")):
         return FolderSource(path.parent, [path.name], str(path))
     raise DataError(f"{path} is of a kind that cannot be read; give {WANTED}")
+
+
+def _open_named(given: NamedRows, wanted: Sequence[str] | None) -> Source:
+    """Raises DataError for names that do not fit."""
+    data, taken = given.data, given.columns
+    if not isinstance(data, str | os.PathLike):
+        source = open_object(data, taken, wanted)
+    else:
+        source = open_source(data if taken is None else f"{data}::{','.join(taken)}", wanted)
+    return source if given.names is None else NamedSource(source, given.names)
 
 
 def _split(location: str) -> tuple[Path, str | None]:

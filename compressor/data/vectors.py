@@ -49,6 +49,9 @@ class Table(Protocol):
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """All rows in order, with only these columns."""
 
+    def fingerprint(self, kind: str) -> str:
+        """Changes with ``kind`` and when the table changes."""
+
 
 class TableSource:
     """The rows of a table as float32 vectors.
@@ -59,9 +62,14 @@ class TableSource:
     """
 
     def __init__(
-        self, location: Path, table: Table, key: str | None, wanted: Sequence[str] | None
+        self,
+        location: Path | str,
+        table: Table,
+        key: str | Sequence[str] | None,
+        wanted: Sequence[str] | None,
     ) -> None:
-        self.location = f"{location}::{key}" if key else str(location)
+        named = key if isinstance(key, str) else ",".join(key or ())
+        self.location = f"{location}::{named}" if named else str(location)
         self._table = table
         self._chosen = _columns(location, table, key, wanted)
         self._lists = table.kinds[self._chosen[0]] == LISTS
@@ -84,12 +92,12 @@ class TableSource:
     def count(self) -> int:
         return self._names_and_count[1]
 
-    def bytes_on_disk(self) -> int:
-        return bytes_of(self._table.files)
+    def bytes_on_disk(self) -> int | None:
+        return bytes_of(self._table.files) or None  # of a table in memory
 
     def fingerprint(self) -> str:
         kind = f"table {self._chosen} {self._name_column}"
-        return fingerprint(kind, ((file.name, file) for file in self._table.files))
+        return self._table.fingerprint(kind)
 
     def chunks(self, size: int, start: int = 0) -> Iterator[Chunk]:
         pieces: list[pa.RecordBatch] = []
@@ -166,8 +174,8 @@ class ParquetTable:
                 schema = file.schema_arrow
                 self._count += file.metadata.num_rows
             ends.append(self._count)
-            if (double := _double(schema.names)) is not None:
-                raise DataError(f"{part} has two columns named {double!r}; rename one")
+            if (again := repeated(schema.names)) is not None:
+                raise DataError(f"{part} has two columns named {again!r}; rename one")
             self.indices = tuple(dict.fromkeys([*self.indices, *pandas_indices(schema)]))
             kinds = {field.name: kind_of_type(field.type) for field in schema}
             if number == 0:
@@ -178,6 +186,9 @@ class ParquetTable:
 
     def count(self) -> int:
         return self._count
+
+    def fingerprint(self, kind: str) -> str:
+        return fingerprint(kind, ((file.name, file) for file in self.files))
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for part in self.files:
@@ -221,7 +232,10 @@ def vectors(
 
 
 def _columns(
-    location: Path, table: Table, key: str | None, wanted: Sequence[str] | None
+    location: Path | str,
+    table: Table,
+    key: str | Sequence[str] | None,
+    wanted: Sequence[str] | None,
 ) -> list[str]:
     """The columns that make the vectors. Raises DataError."""
     kinds, left_out = table.kinds, {*NAME_COLUMNS, *table.indices}
@@ -229,9 +243,9 @@ def _columns(
     of_numbers = [column for column in others if kinds[column] == NUMBERS]
     lists = [column for column in others if kinds[column] == LISTS]
     if key is not None:
-        chosen = key.split(",")
-        if (double := _double(chosen)) is not None:
-            raise DataError(f"{location}::{key} names {double!r} twice; leave one out")
+        chosen = key.split(",") if isinstance(key, str) else list(key)
+        if (again := repeated(chosen)) is not None:
+            raise DataError(f"{location}::{','.join(chosen)} names {again!r} twice; leave one out")
     elif len(lists) == 1 and not of_numbers:
         chosen = lists
     elif wanted is not None:
@@ -260,12 +274,20 @@ def _columns(
                 )
             raise DataError(
                 f"{location}: the column {column!r} is {kinds[column]}, not numbers; leave it out, "
-                f"or name the wanted columns as {location}::{','.join(of_numbers[:3]) or 'a,b,c'}"
+                f"or name the wanted columns as {_way_to_name(location, table, of_numbers)}"
             )
     return chosen
 
 
-def _double(names: Sequence[str]) -> str | None:
+def _way_to_name(location: Path | str, table: Table, columns: list[str]) -> str:
+    some = columns[:3] or ["a", "b", "c"]
+    if table.files:
+        return f"{location}::{','.join(some)}"
+    return f"compressor.rows(data, columns={some})"
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """A name that is there twice."""
     return next((name for name in names if names.count(name) > 1), None)
 
 

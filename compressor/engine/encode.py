@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.images import Images, Rows
+from ..data.images import Data, Images
 from ..data.npy import GrowingNpy
 from ..errors import ConfigError
 from ..files import atomic_file, refuse_elsewhere, refuse_existing, refuse_input
@@ -20,7 +20,7 @@ from .job import Job
 
 
 def encode(
-    data: str | Path | Rows,
+    data: Data,
     model: str | Path,
     output: str | Path,
     *,

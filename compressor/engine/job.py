@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..data.channels import in_channels
-from ..data.images import MAX_NAMED, Chunk, Group, Images, Rows, Unreadable
+from ..data.images import MAX_NAMED, Chunk, Data, Group, Images, Unreadable
 from ..data.left_out import left_out, listed
 from ..data.rounding import REFUSED_FROM, named
 from ..data.sources import open_source
@@ -40,7 +40,7 @@ class Job:
     channels than they came in.
     """
 
-    def __init__(self, verb: str, data: str | Path | Rows, model: str | Path, device: str) -> None:
+    def __init__(self, verb: str, data: Data, model: str | Path, device: str) -> None:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))

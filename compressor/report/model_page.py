@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load as load_tensors
 
-from ..data.images import Pixels, Rows
+from ..data.images import Data, Pixels, Rows
 from ..engine.engine import Codes
 from ..engine.job import Job, fitting
 from ..files import refuse_elsewhere, refuse_existing, refuse_input
@@ -74,7 +74,7 @@ class Sample:
 
 def report(
     model: str | Path,
-    data: str | Path | Pixels,
+    data: Data,
     output: str | Path,
     *,
     device: str = "auto",

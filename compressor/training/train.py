@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..data.arrays import ArraySource
-from ..data.images import Rows, Source
+from ..data.images import Data, Source
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_elsewhere, refuse_input, write_atomically
@@ -50,7 +49,7 @@ MAX_MISSED_DECIBELS, MAX_MISSED_BITS = 1.0, 0.1  # of an aim, without a warning
 
 def train(
     plugin: str,
-    data: str | Path | Rows | ArraySource,
+    data: Data,
     output: str | Path,
     *,
     start: str | Path | None = None,
