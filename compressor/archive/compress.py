@@ -129,7 +129,7 @@ def compress(
     quality = _quality(spec) if measure or compare or table is not None else None
     compression = Compression(job.engine, job.model.prior, store, quality)
     identity = {
-        "source": job.source.fingerprint(),
+        "source": job.fingerprint,
         "images in a chunk": str(job.chunk),
     }
     if store is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..data.images import MAX_NAMED, Chunk, Images, Rows, Unreadable
+from ..data.reading import refuse_changed
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
 from ..log import log
@@ -33,12 +35,20 @@ class Job:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
+        self._in_memory = not isinstance(data, str | Path)
+        if not self._in_memory:
+            self.fingerprint  # noqa: B018  (as the files are before the first is read)
         self._refuse_shape()
         self.engine = Engine(self.model, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
         log.info("device: %s", self.engine.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The source's, before it was read."""
+        return self.source.fingerprint()
 
     def _refuse_shape(self) -> None:
         """Raises DataError if no row can fit the model, instead of skipping them one by one."""
@@ -57,7 +67,8 @@ class Job:
         """Yields each piece of each chunk and ``work(piece)``, in order, from image ``start`` on.
 
         ``work`` runs in several threads and sees only images that fit the model; the pieces that
-        are yielded have names but no pixels. Raises DataError at the end if no image fitted.
+        are yielded have names but no pixels. Raises DataError at the end if no image fitted, or if
+        the source's files are not as they were.
         """
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
@@ -80,6 +91,8 @@ class Job:
                 self.images += len(images.names) - len(images.unreadable)
                 yield images, result
                 bar.update(start + self.images + self.unreadable.count)
+        if not self._in_memory:
+            refuse_changed(self.source, self.fingerprint)
         if not self.images and not start:
             raise self.nothing()
 

@@ -18,6 +18,7 @@ from torch import nn
 from .. import __version__
 from ..data.arrays import ArraySource
 from ..data.images import Rows, Source
+from ..data.reading import refuse_changed
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_input, write_atomically
@@ -84,6 +85,7 @@ def train(
     job["start"] = first_weights
     with _training_folder(output, job, resume, force) as folder:
         dataset = load_dataset(source, folder, training.crop)
+        refuse_changed(source, job["data"])
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
         split = split_rows(dataset.count, training.validation, training.calibration, seed)
         spec = dataset.spec(split.training, training.standardise)
