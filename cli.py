@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,10 @@ import click
 from compressor import __version__
 
 FAILED, USAGE, ANOMALIES, SOME_UNREADABLE = 1, 2, 3, 4
+INTERRUPTED = (
+    "interrupted; nothing was left under the output's name; train, compress and score go on with "
+    "--resume"
+)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -605,11 +608,17 @@ def _flush() -> None:
 
 def main() -> None:
     """Runs the command line; turns every error into one line and an exit code."""
+    from compressor.interrupts import interruptible
+
+    with interruptible():  # a polite kill and a lost terminal clean up like Ctrl-C does
+        _run()
+
+
+def _run() -> None:
     from compressor.errors import CompressorError, ConfigError
+    from compressor.interrupts import caught
 
     _mend_streams()
-    # A polite kill cleans up like Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _messages_on_stderr():
             cli.main(standalone_mode=False)
@@ -619,19 +628,17 @@ def main() -> None:
     except click.ClickException as error:
         error.show(file=sys.stderr)
         sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(INTERRUPTED, FAILED)
     except CompressorError as error:
         _fail(str(error), USAGE if isinstance(error, ConfigError) else FAILED)
-    except (KeyboardInterrupt, click.Abort):
-        _fail(
-            "interrupted; nothing was left under the output's name; train, compress and score go "
-            "on with --resume",
-            FAILED,
-        )
     except BrokenPipeError:
         sys.exit(FAILED)
     except MemoryError:
         _fail("out of memory", FAILED)
     except Exception as error:
+        if caught():  # a library has made another error of the interruption
+            _fail(INTERRUPTED, FAILED)
         if os.environ.get("COMPRESSOR_DEBUG"):
             raise
         text = " ".join(str(error).split())

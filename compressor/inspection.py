@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from .errors import CompressorError, DataError
@@ -140,25 +141,36 @@ def _describe_scorers(model: Any) -> list[dict[str, Any]]:
 
 
 def _describe_archive(path: Path) -> dict[str, Any]:
-    from .archive.reader import Archive
-
-    archive = Archive.open(path)
+    archive = _opened(path)
+    manifest = archive.manifest
     sizes = {
         f"{folder}_bytes": sum(f.stat().st_size for f in (path / folder).rglob("*") if f.is_file())
         for folder in ("model", "items", "blocks")
     }
     return {
         "images": archive.count,
-        "left_out": archive.manifest.unreadable.count if archive.manifest else None,
+        "left_out": manifest.unreadable.count if manifest else None,
         "codecs": archive.codecs(),
         "parts": len(archive.part_numbers()),
         **sizes,
         "model_digest": archive.model.digest,
         "data": archive.model.spec.model_dump(),
-        "code": archive.model.code.model_dump(),
-        "created_by": archive.manifest.created_by if archive.manifest else None,
+        "code": archive.model.code and archive.model.code.model_dump(),
+        "created_by": manifest.created_by if manifest else None,
         "damage": archive.damage,
     }
+
+
+def _opened(path: Path) -> Any:
+    """The archive; one without a model inside has what its manifest says of that, and no code."""
+    from .archive.manifest import read_manifest
+    from .archive.reader import Archive
+
+    if (path / "model").exists():
+        return Archive.open(path)
+    manifest = read_manifest(path)
+    model: Any = SimpleNamespace(spec=manifest.data, code=None, digest=manifest.model)
+    return Archive(path, model, manifest)
 
 
 def _describe_results(path: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        _caught.clear()
         for number, handler in heeded.items():
             signal.signal(number, handler)
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from .interrupts import stop_if_caught
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -56,7 +58,11 @@ class Progress:
             _say(line)
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
-        """Shows how far the job is; ``note`` comes after the bar, ``total`` replaces the first."""
+        """Shows how far the job is; ``note`` comes after the bar, ``total`` replaces the first.
+
+        Raises KeyboardInterrupt if one was lost before.
+        """
+        stop_if_caught()
         self._done, self._note = done, note or self._note
         self._total = total or self._total
         if self._bar:

@@ -617,7 +617,7 @@ def test_ctrl_c_in_training_leaves_no_model_and_what_resume_needs(
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["step"] == 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_a_polite_kill_in_compress_leave_nothing(
     model: Path, clothes: Pixels, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -63,10 +63,12 @@ class ResultPart(BaseModel):
 
 
 class ResultsLedger(Ledger):
-    """The parts whose scores are on disk; ``complete`` if they are all."""
+    """The parts whose scores are on disk; ``complete`` if they are all; and the output, one file,
+    when it was about to get its name."""
 
     parts: tuple[ResultPart, ...] = ()
     complete: bool = False
+    output: FileEntry | None = None
 
 
 class ResultsManifest(BaseModel):
@@ -113,7 +115,7 @@ class ResultsWriter:
 
     After ``add`` of all rows and ``end``, ``tables`` are the rows, ``decide`` writes them with
     their decisions and ``publish`` gives them their name. Raises OutputError if ``output`` cannot
-    be written or the job cannot go on. ``replaceable``: outputs that exist may be replaced.
+    be written or the job cannot go on. ``replaceable``: other outputs may be replaced.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class ResultsWriter:
         self._work = Unfinished(Path(output), "scores", ResultsLedger(job=dict(job)), kind)
         self.path = self._work.path
         self._part: _ParquetRows | None = None
+        self._were_all_scored = False  # before this run
 
     @property
     def _ledger(self) -> ResultsLedger:
@@ -143,8 +146,9 @@ class ResultsWriter:
 
     @property
     def replaceable(self) -> bool:
-        """With ``force``; and where an earlier run had all scores: it may have made the outputs."""
-        return self._force or self._ledger.complete
+        """Of heat maps and reports: with ``force``, and where an earlier run had all scores: it may
+        have made them."""
+        return self._force or self._were_all_scored
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of this very job, if it has ended already and left a folder."""
@@ -164,6 +168,7 @@ class ResultsWriter:
                 self._refuse_existing()
             # Results in one file have always started anew.
             self._work.open(resume=self._resume, discard=self._force or not self._in_parts)
+            self._were_all_scored = self._ledger.complete
             try:
                 self._refuse_existing()
             except BaseException:
@@ -242,7 +247,7 @@ class ResultsWriter:
     def publish(self, summary: Mapping[str, Any]) -> None:
         """Gives what is decided its name; a folder says the ``summary`` in its manifest, too."""
         with output_errors(self.path):
-            self._refuse_existing()  # it may have come meanwhile
+            may_replace = self._refuse_existing()
             if self._in_parts:
                 names = [part.file for part in self._ledger.parts]
                 manifest = ResultsManifest(
@@ -253,9 +258,10 @@ class ResultsWriter:
                 )
                 text = manifest.model_dump_json(indent=1) + "\n"
                 (self._decided / MANIFEST).write_text(text, encoding="utf-8")
-                replace_folder(self._decided, self.path, self.replaceable)
+                replace_folder(self._decided, self.path, may_replace)
             else:
-                replace_file(self._decided, self.path, self.replaceable)
+                self._note(output=FileEntry.of_file(self._decided))
+                replace_file(self._decided, self.path, may_replace)
             self._work.remove()
 
     @property
@@ -294,11 +300,18 @@ class ResultsWriter:
         self._work.ledger = self._ledger.model_copy(update=changes)
         self._work.save()
 
-    def _refuse_existing(self) -> None:
+    def _refuse_existing(self) -> bool:
+        """Raises OutputError if an output is in the way; else whether it may be replaced."""
         if self._in_parts:
-            refuse_irreplaceable(self.path, self.replaceable, FORMAT, MANIFEST)
-        else:
-            refuse_existing(self.path, self.replaceable)
+            refuse_irreplaceable(self.path, self._force, FORMAT, MANIFEST)
+            return self._force
+        # A run that was killed at its very end may have given the output its name.
+        given = self._ledger.output
+        is_ours = (
+            given is not None and self.path.is_file() and FileEntry.of_file(self.path) == given
+        )
+        refuse_existing(self.path, self._force or is_ours)
+        return self._force or is_ours
 
 
 class _ParquetRows:

@@ -120,7 +120,7 @@ class Pictures:
 def _identity(job: Job, requested: Requested, asked: Asked, pictures: Pictures) -> dict[str, str]:
     """What results are made from: another job cannot go on with them."""
     return {
-        "source": job.source.fingerprint(),
+        "source": job.fingerprint,
         "model": hashlib.sha256(job.model.manifest.model_dump_json().encode()).hexdigest(),
         "device": job.engine.device.name,
         "scorer": ",".join(requested.names),

@@ -19,7 +19,7 @@ from ..data.sources import open_source
 from ..engine.engine import Engine
 from ..engine.job import Job, fitting
 from ..entropy.tables import Tables
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingDependency
 from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
 from ..spec import DataSpec, VectorSpec, size_of
@@ -104,8 +104,9 @@ def compress(
     ``measure`` decodes too. Of images it gives ``psnr``, 10 log10(255^2 / MSE) in dB, pooled over
     all pixels, channels and images after rounding; over the images' own PSNR ``psnr_mean``, without
     those that came back exactly, which are counted as ``exact_images``, and ``psnr_min``; and over
-    their SSIM (Wang et al. 2004) ``ssim``, the mean, and ``ssim_min``. Of vectors it gives ``mse``,
-    that of standardised values, and ``snr``, 10 log10 of their mean square over it, in dB.
+    their SSIM (Wang et al. 2004) ``ssim``, the mean, and ``ssim_min``, None without scikit-image.
+    Of vectors it gives ``mse``, that of standardised values, and ``snr``, 10 log10 of their mean
+    square over it, in dB.
     ``measurements``: a .parquet or .csv with a row an image, path, psnr, ssim and codec.
     ``compare`` measures and then says what other codecs need for the same PSNR. Without ``embed``
     the archive names its model by hash alone.
@@ -134,7 +135,7 @@ def compress(
     quality = _quality(spec) if measure or compare or table is not None else None
     compression = Compression(job.engine, job.model.prior, store, quality)
     identity = {
-        "source": job.source.fingerprint(),
+        "source": job.fingerprint,
         "images in a chunk": str(job.chunk),
     }
     if store is not None:
@@ -200,10 +201,14 @@ def _said(job: Job, others: Mapping[str, int]) -> str:
 
 
 def _quality(spec: DataSpec) -> Quality:
-    """What measures such data. Raises MissingDependency."""
+    """What measures such data; without scikit-image that is PSNR alone."""
     if isinstance(spec, VectorSpec):
         return VectorQuality(spec)
-    structural_similarity()  # missing now, and not when the first images are coded
+    try:
+        structural_similarity()
+    except MissingDependency as error:
+        log.warning("%s; PSNR is measured without", error)
+        return ImageQuality(similarity=False)
     return ImageQuality()
 
 

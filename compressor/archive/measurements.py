@@ -87,9 +87,10 @@ class ImageMeasures:
 
 
 class ImageQuality:
-    """Of images: PSNR and SSIM."""
+    """Of images: PSNR and SSIM; the latter needs scikit-image, and ``similarity``."""
 
-    def __init__(self) -> None:
+    def __init__(self, similarity: bool = True) -> None:
+        self._similarity = similarity
         self._squared_error, self._elements, self._exact = 0, 0, 0
         self._psnr, self._ssim = _Mean(), _Mean()
 
@@ -100,7 +101,12 @@ class ImageQuality:
             decibels(error, group.original[0].size)
             for error, group in zip(errors, groups, strict=True)
         ]
-        similarities = [ssim(group.original, group.decoded) for group in groups]
+        similarities = [
+            ssim(group.original, group.decoded)
+            if self._similarity
+            else np.full(len(group.positions), np.nan)
+            for group in groups
+        ]
         places = np.concatenate([np.empty(0, np.int64), *(group.positions for group in groups)])
         order = np.argsort(places)
         codecs = [group.codec for group in groups for _ in group.positions]
@@ -125,7 +131,7 @@ class ImageQuality:
         """psnr, psnr_mean, psnr_min, exact_images, ssim, ssim_min.
 
         A PSNR is None, in place of infinity, where every image came back exactly; exact ones do
-        not enter psnr_mean. SSIM is None where no image is large enough.
+        not enter psnr_mean. SSIM is None where no image is large enough, or without scikit-image.
         """
         error = self._squared_error
         return {

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError, UnreadableImage
 from .decode import decode_all
-from .images import Chunk, Shard
+from .images import Chunk, Shard, Source
 
 COLUMN_BYTES_AT_ONCE = 2**20  # of a Parquet file
 # What zipfile, tarfile, NumPy and gzip were seen to raise for damaged files.
@@ -85,6 +85,14 @@ def fingerprint(kind: str, files: Iterator[tuple[str, Path]]) -> str:
             state = f"errno {error.errno}"
         digest.update(name.encode("utf-8", "surrogateescape") + f"\0{state}\0".encode())
     return digest.hexdigest()
+
+
+def refuse_changed(source: Source, fingerprint: str) -> None:
+    """Raises DataError unless the source's fingerprint is still this one, as it was at first."""
+    if source.fingerprint() != fingerprint:
+        raise DataError(
+            f"{source.location} changed while it was read; when it is complete, start anew"
+        )
 
 
 def chunks_of(

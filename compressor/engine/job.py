@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 from ..data.channels import in_channels
 from ..data.images import MAX_NAMED, Chunk, Data, Group, Images, Unreadable
 from ..data.left_out import left_out, listed
+from ..data.reading import refuse_changed
 from ..data.rounding import REFUSED_FROM, named
 from ..data.sources import open_source
 from ..errors import DataError, UnreadableImage
@@ -44,6 +46,9 @@ class Job:
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
+        self._in_memory = not isinstance(data, str | Path)
+        if not self._in_memory:
+            self.fingerprint  # noqa: B018  (as the files are before the first is read)
         self._refuse_shape()
         self.engine = Engine(self.model, device)
         self.chunk = chunk_size(self.model.spec, self.source)
@@ -54,6 +59,11 @@ class Job:
         self._rough: Any = 0  # (D,) rows of which float32 rounds off much, by column
         self._counting = threading.Lock()
         log.info("device: %s", self.engine.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The source's, before it was read."""
+        return self.source.fingerprint()
 
     def _refuse_shape(self) -> None:
         """Raises DataError if no row can fit the model, instead of skipping them one by one."""
@@ -76,7 +86,8 @@ class Job:
         """Yields each piece of each chunk and ``work(piece)``, in order, from image ``start`` on.
 
         ``work`` runs in several threads and sees only images that fit the model; the pieces that
-        are yielded have names but no pixels. Raises DataError at the end if no image fitted.
+        are yielded have names but no pixels. Raises DataError at the end if no image fitted, or if
+        the source's files are not as they were.
         """
 
         def work_on(loaded: Images) -> tuple[Images, Result]:
@@ -103,6 +114,8 @@ class Job:
                 yield images, result
                 bar.update(start + self.images + self.unreadable.count)
         self.say_left_out()
+        if not self._in_memory:
+            refuse_changed(self.source, self.fingerprint)
         if not self.images and not start:
             raise self.nothing()
         self._warn_of_rough()

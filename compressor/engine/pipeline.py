@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from ..data.images import CHUNK_BYTES, Source
+from ..interrupts import stop_if_caught
 from ..spec import DataSpec
 
 Item = TypeVar("Item")
@@ -57,10 +58,12 @@ def in_order(
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
+            stop_if_caught()
             pending.append(pool.submit(work, item))
             if len(pending) >= workers + CHUNKS_AHEAD:
                 yield pending.popleft().result()
         while pending:
+            stop_if_caught()
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

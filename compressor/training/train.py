@@ -17,6 +17,7 @@ from torch import nn
 
 from .. import __version__
 from ..data.images import Data, Source
+from ..data.reading import refuse_changed
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
 from ..files import output_errors, refuse_elsewhere, refuse_input, write_atomically
@@ -89,6 +90,7 @@ def train(
     job["start"] = first_weights
     with _training_folder(output, job, resume, force) as folder:
         dataset = load_dataset(source, folder, training.crop, training.channels)
+        refuse_changed(source, job["data"])
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
         split = split_rows(dataset.count, training.validation, training.calibration, seed)
         spec = dataset.spec(split.training, training.standardise)

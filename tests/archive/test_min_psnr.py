@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -309,15 +310,27 @@ def test_a_resumed_job_ends_the_same_and_measures_all_of_it(
     assert verify(tmp_path / "a")["ok"]
 
 
-def test_without_scikit_image_measuring_is_refused_before_any_work(
-    dense_model: Path, clothes: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_scikit_image_psnr_is_measured_alone(
+    dense_model: Path,
+    clothes: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    def run(name: str) -> dict[str, Any]:
+        table = tmp_path / f"{name}.parquet"
+        return compress(clothes[:9], dense_model, tmp_path / name, measure=True, measurements=table)
+
+    whole = run("whole")
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     quality.structural_similarity.cache_clear()
-    with pytest.raises(MissingDependency, match=r"pip install 'compressor\[measure\]'"):
-        compress(clothes[:9], dense_model, tmp_path / "a", measure=True)
-    assert not list(tmp_path.iterdir())
-    compress(clothes[:9], dense_model, tmp_path / "a", min_psnr=DB)
+    alone = run("alone")
+    assert alone["psnr"] == whole["psnr"] and alone["psnr_min"] == whole["psnr_min"]
+    assert alone["ssim"] is None and alone["ssim_min"] is None and whole["ssim"] > 0
+    lines = [r.getMessage() for r in caplog.records if "scikit-image" in r.getMessage()]
+    assert len(lines) == 1 and "pip install 'compressor[measure]'" in lines[0]
+    table = pq.read_table(tmp_path / "alone.parquet")
+    assert table["ssim"].null_count == 9 and table["psnr"].null_count == 0
 
 
 # What is refused

@@ -21,7 +21,7 @@ from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ArchiveError, DataError
 from compressor.model import Model
-from compressor.verbs import compress, decompress, verify
+from compressor.verbs import compress, decompress, inspect, verify
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +251,10 @@ def test_an_archive_without_its_model_asks_for_it(
     summary = compress(clothes[:600], dense_model, tmp_path / "a", embed=False)
     assert summary["model_bytes"] == 0
     assert not (tmp_path / "a" / "model").exists()
+    told, of_whole = inspect(tmp_path / "a"), inspect(archive)
+    assert told["model_digest"] == Model.open(dense_model).digest and told["code"] is None
+    differing = {key for key in told if told[key] != of_whole[key]}
+    assert differing == {"model_bytes", "code"} and told.keys() == of_whole.keys()
     with pytest.raises(ArchiveError, match=r"has no model inside; give the model"):
         decompress(tmp_path / "a", tmp_path / "out.npy")
     assert not verify(tmp_path / "a")["ok"] and verify(tmp_path / "a", dense_model)["ok"]

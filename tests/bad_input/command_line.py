@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import signal
 import sys
 from typing import Any, NamedTuple
 from unittest import mock
@@ -40,7 +39,7 @@ class Ran(NamedTuple):
 def run(*arguments: object) -> Ran:
     """Runs the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
-    argv, handler = ["compressor", *map(str, arguments)], signal.getsignal(signal.SIGTERM)
+    argv = ["compressor", *map(str, arguments)]
     code: Any = 0
     with (
         mock.patch.object(sys, "argv", argv),
@@ -51,6 +50,4 @@ def run(*arguments: object) -> Ran:
             main()
         except SystemExit as end:
             code = end.code or 0
-        finally:
-            signal.signal(signal.SIGTERM, handler)
     return Ran(code, out.getvalue(), err.getvalue())

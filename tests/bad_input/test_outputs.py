@@ -11,17 +11,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from compressor.archive.writer import ArchiveWriter, PackedImages
+from compressor.data.arrays import ArraySource
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError
 from compressor.files import refuse_elsewhere
 from compressor.progress import Progress
+from compressor.training import dataset as train_dataset
 
-from .command_line import OUTPUTS, Ran, run
+from .command_line import OUTPUTS, READERS, Ran, run
 from .files import save, tree
 
 AS_ROOT = os.name == "posix" and os.geteuid() == 0
@@ -224,8 +227,82 @@ def test_a_missing_input_is_said_not_to_exist(
     before = tree(tmp_path)
     output = tmp_path / OUTPUTS.get(verb, ["-"])[0]
     ran = run(*arguments(verb, output, tmp_path / "gone.npy", copy))
-    assert ran.code == 1 and "gone.npy: it does not exist" in ran.error
+    assert ran.code == 1 and "gone.npy does not exist" in ran.error
     assert tree(tmp_path) == before
+
+
+# What comes or changes while a job runs
+
+
+@pytest.mark.parametrize(("verb", "name"), EACH_OUTPUT)
+def test_an_output_that_comes_during_the_job_is_refused(
+    verb: str,
+    name: str,
+    tmp_path: Path,
+    arguments: Callable[..., tuple[object, ...]],
+    quick_end: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, kept = tmp_path / name, {}
+
+    def come() -> None:
+        """Just before the rename."""
+        if output.suffix:
+            output.write_bytes(b"mine")
+        elif not output.exists():
+            output.mkdir()
+            (output / "mine").write_bytes(b"mine")
+        kept.update({path: content for path, content in tree(tmp_path).items() if path[0] != "."})
+
+    monkeypatch.setattr("compressor.files.stop_if_caught", come)
+    ran = run(*arguments(verb, output), *(("--set", "hidden=[]") if verb == "train" else ()))
+    assert ran.code == 1 and f"{output} exists; give --force" in ran.error
+    left = tree(tmp_path)
+    assert kept and {path: left[path] for path in kept} == kept
+    resumable = ("m.training", f"{name}.training", f".{name}.partial")
+    assert all(path in kept or path.startswith(resumable) for path in left)
+
+
+def change(path: Path) -> None:
+    """Other values, the same size."""
+    file = path / "0.png" if path.is_dir() else path
+    content = bytearray(file.read_bytes())
+    content[-30] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("verb", READERS)
+def test_a_source_that_changes_during_the_job_is_an_error_and_nothing_is_left(
+    verb: str,
+    kind: str,
+    tmp_path: Path,
+    clothes: Pixels,
+    copy: Path,
+    arguments: Callable[..., tuple[object, ...]],
+    quick_end: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = tmp_path / "images" if kind == "folder" else tmp_path / "images.npy"
+    if kind == "folder":
+        for number, image in enumerate(clothes[:50]):
+            save(source / f"{number}.png", image)
+    else:
+        np.save(source, clothes[:300])
+    before = tree(tmp_path / "copy")
+    decode = train_dataset._decode
+
+    def changing(*given: Any) -> None:
+        decode(*given)
+        change(source)
+
+    monkeypatch.setattr(train_dataset, "_decode", changing)
+    monkeypatch.setattr(Progress, "update", lambda *_, **__: change(source))
+    output = tmp_path / {"train": "m", "encode": "c.npy", "score": "r.csv"}.get(verb, "out")
+    ran = run(*arguments(verb, output, source, copy))
+    assert ran.code == 1 and f"{source} changed while it was read" in ran.error
+    assert {entry.name for entry in tmp_path.iterdir()} == {"copy", source.name}
+    assert tree(tmp_path / "copy") == before
 
 
 # Full disks
@@ -386,7 +463,11 @@ def test_heat_maps_and_a_report_without_room_leave_nothing(
 # Interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    ids=["ctrl-c", "kill", "lost terminal"],
+)
 @pytest.mark.parametrize(
     ("verb", "name"),
     [
@@ -411,6 +492,7 @@ def test_an_interrupted_job_leaves_nothing_under_the_final_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = tree(tmp_path)
+    earlier = signal.getsignal(number)
     monkeypatch.setattr(Progress, "update", lambda *_, **__: signal.raise_signal(number))
     given = arguments(verb, tmp_path / name, model=copy)
     ran = run(*given, *(("--set", "hidden=[]") if verb == "train" else ()))
@@ -419,6 +501,94 @@ def test_an_interrupted_job_leaves_nothing_under_the_final_name(
     left = {path: content for path, content in tree(tmp_path).items() if path not in before}
     assert all(verb == "train" and path.startswith("m.training") for path in left)
     assert before.items() <= tree(tmp_path).items()
+    assert signal.getsignal(number) is earlier
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_an_interruption_that_a_library_swallows_still_ends_the_job(
+    verb: str,
+    tmp_path: Path,
+    copy: Path,
+    arguments: Callable[..., tuple[object, ...]],
+    quick_end: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As PyArrow's import of pandas does, when Ctrl-C falls into it."""
+    fingerprint, before = ArraySource.fingerprint, tree(copy)
+    raise_signal = once(signal.raise_signal)
+
+    def swallow(source: ArraySource) -> str:
+        with contextlib.suppress(KeyboardInterrupt):
+            raise_signal(signal.SIGINT)
+        return fingerprint(source)
+
+    monkeypatch.setattr(ArraySource, "fingerprint", swallow)
+    output = tmp_path / {"train": "m", "encode": "c.npy", "score": "r.csv"}.get(verb, "out")
+    ran = run(*arguments(verb, output, model=copy))
+    assert ran.code == 1 and "interrupted" in ran.error
+    left = {entry.name for entry in tmp_path.iterdir()}
+    assert left <= {"copy", "m.training"} and tree(copy) == before
+
+
+@pytest.mark.parametrize("verb", ["encode", "export"])
+def test_an_interruption_that_is_swallowed_late_keeps_the_output_from_its_name(
+    verb: str,
+    tmp_path: Path,
+    arguments: Callable[..., tuple[object, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def swallow(path: Path) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            raise_signal(signal.SIGINT)
+
+    raise_signal = once(signal.raise_signal)
+    monkeypatch.setattr("compressor.files.sync", swallow)
+    ran = run(*arguments(verb, tmp_path / "out.npy"))
+    assert ran.code == 1 and "interrupted" in ran.error and not tree(tmp_path)
+
+
+def once(function: Callable[..., None]) -> Callable[..., None]:
+    """The function the first time, and then nothing."""
+    calls = iter([function])
+    return lambda *given: next(calls, lambda *_: None)(*given)
+
+
+WAITING = """
+import signal, sys, time
+from compressor.interrupts import interruptible
+
+with interruptible():
+    ignored = [signal.getsignal(number) is signal.SIG_IGN for number in (1, 2, 15)]
+    while True:
+        try:
+            print(*ignored, flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("swallowed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_at_once_what_the_first_did_not(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        process.send_signal(number)
+        assert process.stdout.readline() == "swallowed\n"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+
+
+def test_signals_that_the_parent_ignores_stay_ignored() -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=ignore) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True True False\n"
+        process.kill()
 
 
 @pytest.mark.parametrize("options", [(), ("--measure",)], ids=["", "measured"])
