@@ -196,11 +196,12 @@ class Engine:
         shape = spec.shape_of(*size)
         if graph == "decoder":
             return {spec.kind: (np.uint8 if spec.kind == "image" else np.float32, shape)}
+        scores: dict[str, tuple[Any, Shape]]
         if graph == "scorer":
-            names, other = self._model.graph_scores, ("error_map", shape[:2])
-        else:
-            names, other = self._model.further_scores, ("hidden_differences", (None,))
-        return dict.fromkeys(names, (np.float32, ())) | {other[0]: (np.float32, other[1])}
+            scores = dict.fromkeys(self._model.graph_scores, (np.float32, ()))
+            return scores | {"error_map": (np.float32, shape[:2])}
+        scores = dict.fromkeys(self._model.further_scores, (np.float32, ()))
+        return scores | {"hidden_differences": (np.float32, (None,))}
 
     def _run(self, graph: str, array: npt.NDArray[Any], size: tuple[int, int]) -> dict[str, Any]:
         session, batch = self.session(graph), batch_size(*size)

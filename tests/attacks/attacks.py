@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import lzma
@@ -102,8 +103,11 @@ def put_file(folder: Path, name: str, content: bytes) -> None:
     put_manifest(folder, files=files)
 
 
-def given(name: str, content: bytes) -> Make:
-    return lambda folder: put_file(folder, name, content)
+def given(name: str, content: bytes | Callable[[], bytes]) -> Make:
+    """A model with that file; contents that take time to make come as functions."""
+    return lambda folder: put_file(
+        folder, name, content if isinstance(content, bytes) else content()
+    )
 
 
 def entries(**changes: dict[str, Any]) -> Make:
@@ -240,13 +244,14 @@ def shape_of_2_40() -> bytes:
     return npz_member(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode())
 
 
+@functools.cache
 def npz_files() -> dict[str, bytes]:
     return {
         "pickle": npz(image=evil_array(), code=evil_array(), grid=evil_array()),
         "raw pickle": pickle.dumps(Evil()),
         "garbage": b"garbage" * 99,
         "no arrays": npz(x=np.zeros(3)),
-        "header of 512 MiB": npz_member(b"\x93NUMPY\x02\x00\xf0\xff\xff\xff", 1 << 29),
+        "header of 256 MiB": npz_member(b"\x93NUMPY\x02\x00\xf0\xff\xff\xff", 1 << 28),
         "shape 2^40": shape_of_2_40(),
         "odd shapes": npz(image=np.zeros((2, 3)), code=np.zeros(5), l2=np.zeros(1)),
         "strings": npz(image=np.array(["a"]), code=np.array(["b"]), grid=np.array("c")),
@@ -318,6 +323,7 @@ def function() -> bytes:
     return graph([cast()], functions=[made])
 
 
+@functools.cache
 def graphs() -> dict[str, bytes]:
     node = helper.make_node
     weights = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
@@ -352,7 +358,9 @@ def graphs() -> dict[str, bytes]:
             [node("Constant", [], ["code"], value=string)], output=("code", TensorProto.STRING)
         ),
         "two inputs": graph([cast()], inputs=[more]),
-        "20,000 operators": graph([cast(), *[node("Relu", ["code"], [f"r{n}"]) for n in range(20000)]]),
+        "20,000 operators": graph(
+            [cast(), *[node("Relu", ["code"], [f"r{n}"]) for n in range(20_000)]]
+        ),
         "a graph in a graph in a graph": b"\x3a\xff\xff\xff\x07" * 1000,
         "garbage": b"garbage" * 300,
         "nothing": b"",
@@ -375,13 +383,14 @@ def fix(folder: Path, **changes: Any) -> None:
     put_manifest(folder, files=files, **changes)
 
 
-def embedded(name: str, packed: bytes | None = None, **entry: Any) -> Make:
+def embedded(name: str, packed: bytes | Callable[[], bytes] | None = None, **entry: Any) -> Make:
     """Another file in the archive's model: its packed form, and what the manifest says of it."""
 
     def make(folder: Path) -> None:
         model = folder / "model"
         if packed is not None:
-            (model / f"{name}.packed").write_bytes(packed)
+            content = packed if isinstance(packed, bytes) else packed()
+            (model / f"{name}.packed").write_bytes(content)
         files = manifest_of(model)["files"]
         files[name] |= entry
         put_manifest(model, files=files)
@@ -391,7 +400,8 @@ def embedded(name: str, packed: bytes | None = None, **entry: Any) -> Make:
 
 
 def decoder(content: bytes) -> Make:
-    return embedded("decoder.onnx", pack(content), **FileEntry.of(content).model_dump())
+    entry = FileEntry.of(content).model_dump()
+    return embedded("decoder.onnx", lambda: pack(content), **entry)
 
 
 def of_model(change: Make) -> Make:
@@ -559,12 +569,12 @@ def attacks() -> Iterator[Attack]:
         yield model(f"encoder, {name}", encoder, quick=quick)
         yield archive(f"decoder, {name}", decoder(content), "decompress")
 
-    calibrations = {
+    calibrations: dict[str, bytes | Callable[[], bytes]] = {
         "strings": parquet(pa.table({"l2": ["a", "b"]})),
         "lists": parquet(pa.table({"l2": [[1.0], [2.0]]})),
         "nulls": parquet(pa.table({"l2": pa.array([None] * 300, pa.float64())})),
         "no rows": parquet(pa.table({"l2": pa.array([], pa.float64())})),
-        "40 million rows": parquet(pa.table({"l2": np.zeros(40_000_000)})),
+        "40 million rows": lambda: parquet(pa.table({"l2": np.zeros(40_000_000)})),
         "garbage": b"garbage" * 99,
         "nothing": b"",
     }
@@ -577,6 +587,9 @@ def attacks() -> Iterator[Attack]:
             put = given(file, content)
             yield model(f"{file}, {name}", put, verb)
 
+    many = {f"k{number}": {"size": 1, "sha256": "0"} for number in range(200_000)}
+    yield model("200,000 wrong files", lambda f: put_manifest(f, files=many), "verify")
+    yield archive("200,000 wrong files", lambda f: put_manifest(f, files=many), "verify")
     yield archive("images -5", lambda f: put_manifest(f, images=-5))
     yield archive("images 2^62", lambda f: put_manifest(f, images=2**62))
     yield archive("block of 65528x65528", block(65528, 65528), quick=True)
@@ -610,7 +623,9 @@ def attacks() -> Iterator[Attack]:
             embedded("decoder.onnx", bomb, size=1 << 28),
             quick=bits == 200,
         )
-    yield archive("xz of 2 GiB in its model", embedded("decoder.onnx", xz_bomb(2048), size=2 << 30))
+    yield archive(
+        "xz of 1 GiB in its model", embedded("decoder.onnx", lambda: xz_bomb(1024), size=1 << 30)
+    )
     for shape in ((2**32 - 1,) * 3, (0,), (3,)):
         content = prior(shape)
         made = embedded("prior.bin", pack(content), **FileEntry.of(content).model_dump())
