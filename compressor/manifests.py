@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -22,6 +22,7 @@ from .untrusted import open_regular, plain_name
 
 MANIFEST, HASH = "manifest.json", "manifest.sha256"
 MAX_SIZE = 1 << 50  # bytes of a file: no number that arithmetic or an allocation trips over
+MAX_FILES = 1000  # of a model
 PlainName = Annotated[str, AfterValidator(plain_name)]
 
 
@@ -76,7 +77,7 @@ class ManifestFormat(Generic[AnyManifest]):
     """A kind of manifest: its keys "format" and "format_version", and what it is the manifest of.
 
     kind: "model" or "archive"; versions: those that can be read, ascending; error: what ``parse``
-    raises.
+    raises; max_files: how many files it may list; file_name: raises ValueError for other names.
     """
 
     name: str
@@ -84,6 +85,8 @@ class ManifestFormat(Generic[AnyManifest]):
     versions: Sequence[int]
     manifest: type[AnyManifest]
     error: type[CompressorError]
+    max_files: int = MAX_FILES
+    file_name: Callable[[str], str] = plain_name
 
     @property
     def a_kind(self) -> str:
@@ -111,8 +114,27 @@ class ManifestFormat(Generic[AnyManifest]):
                 f"{location} has {self.kind} format version {version}; compressor {__version__} "
                 f"reads {known}: update compressor"
             )
+        self._refuse_files(content.get("files"), location)
         try:
             return self.manifest.model_validate(content)
         except ValidationError as error:
             field, problem = first_problem(error)
             raise self.error(f"{location}/{MANIFEST}: field {field}: {problem}") from error
+
+    def _refuse_files(self, files: object, location: object) -> None:
+        """Raises ``error`` at the first wrong entry: pydantic lists them all, and there may be
+        hundreds of thousands."""
+        if not isinstance(files, dict):
+            return
+        if len(files) > self.max_files:
+            raise self.error(f"{location}/{MANIFEST} has {len(files)} files, which no writer makes")
+        for name, entry in files.items():
+            try:
+                self.file_name(name)
+                FileEntry.model_validate(entry)
+            except ValidationError as error:
+                field, problem = first_problem(error)
+                where = f"field files.{name[:100]}.{field}".rstrip(".")
+                raise self.error(f"{location}/{MANIFEST}: {where}: {problem}") from error
+            except ValueError as error:
+                raise self.error(f"{location}/{MANIFEST}: field files: {error}") from error

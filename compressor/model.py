@@ -80,7 +80,6 @@ AUTO, ENSEMBLE = "auto", "ensemble"
 RESERVED_SCORES = frozenset(
     ["gradient", "top", "hidden", "nap", "mahalanobis", "knn", "codelength", "codelength_over_webp"]
 ) | {AUTO, ENSEMBLE}
-MAX_XZ_MEMORY = 1 << 28  # bytes: four times what the largest dictionary of a writer takes
 MAX_CALIBRATION = 1 << 24  # numbers in calibration.parquet, all scores together
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
@@ -232,6 +231,8 @@ class Model:
         packed = self._stored(f"{name}.xz", size + 1024)
         if packed is None:
             raise ModelError(f"{self.location}/{name} is missing; take a good copy of the model")
+        from .packing import MAX_XZ_MEMORY
+
         limit = min(size, most_unpacked(len(packed))) + 1
         try:
             return lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY).decompress(packed, limit)

@@ -22,6 +22,7 @@ from .entropy.prior import Reader, tables_to_bytes
 from .entropy.tables import MAX_SYMBOLS, Codes, Integers, Stage, Table, Tables, learn_table
 from .errors import CompressorError
 from .onnx_bytes import fields
+from .untrusted import most_unpacked
 
 HEADER = struct.Struct("<III")  # bytes of the xz stream, bytes of the payload, tensors
 TENSOR = struct.Struct("<IIIIB")  # first byte, rows, columns, numbers in a cell, low bits
@@ -30,6 +31,9 @@ MAX_WEIGHTS = 1 << 26  # in a file: a damaged one takes this much memory before 
 MAX_EXACT_INTEGER = 1 << 24  # up to here float32 holds every integer
 SPLIT_ABOVE_MAGNITUDE = 8  # low bits are split off until the mean of |integer| is at most this
 XZ = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 2, "pb": 2}
+MAX_LOW_BITS = 24  # of an integer, which is at most MAX_EXACT_INTEGER
+PIECE = 1 << 20  # numbers that are put together at once
+MAX_XZ_MEMORY = 1 << 28  # bytes that unpacking may take, whatever a stream asks for
 MAX_DICTIONARY = 1 << 26  # bytes: the preset's; one so large takes 40 ms to set up
 
 
@@ -63,7 +67,8 @@ class TensorTables(Tables):
         self.counts = counts
 
     def stages(self, codes: Codes, known: bool = True) -> Iterator[Stage]:
-        yield Stage(codes, np.repeat(np.arange(len(self.tables)), self.counts), 0)
+        # int32: as many as there are numbers, which may be 2^26.
+        yield Stage(codes, np.repeat(np.arange(len(self.tables), dtype=np.int32), self.counts), 0)
 
 
 def pack(content: bytes) -> bytes:
@@ -110,11 +115,15 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     if 4 * MIN_WEIGHTS_FOR_TABLE * count > size:
         raise ValueError("more tensors than the size has room for")
     limit = 2 * size + count * (TENSOR.size + 6 + 2 * MAX_SYMBOLS)
-    reader = Reader(lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(stream, limit + 1))
+    limit = min(limit, most_unpacked(len(stream)))
+    xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_MEMORY)
+    reader = Reader(xz.decompress(stream, limit + 1))
     if not count:
         return reader.take(reader.rest)
     tensors = [TENSOR.unpack(reader.take(TENSOR.size)) for _ in range(count)]
     spans = [Span(*fields) for *fields, _ in tensors]
+    if any(bits > MAX_LOW_BITS for *_, bits in tensors):
+        raise ValueError("more low bits than the integers have")
     if (numbers := sum(span.size for span in spans)) > min(size // 4, MAX_WEIGHTS):
         raise ValueError("more numbers than the size has room for")
     exponents = [reader.array("<i2", span.columns) for span in spans]
@@ -123,12 +132,19 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     content, done = bytearray(), 0
     for (*_, bits), span, powers in zip(tensors, spans, exponents, strict=True):
         content += reader.take(max(0, span.start - len(content)))
-        values, done = high[done : done + span.size].astype(np.int64), done + span.size
-        if bits:
-            bytes_of_low = -(-bits * span.size // 8)
-            values = values << bits | _from_bits(low[:bytes_of_low], bits, span.size)
-            low = low[bytes_of_low:]
-        content += _floats(values.reshape(span[1:]), powers[:, None]).tobytes()
+        bytes_of_low = -(-bits * span.size // 8)
+        if bytes_of_low > len(low):
+            raise ValueError("fewer low bits than the tensors have")
+        of_tensor, done = high[done : done + span.size], done + span.size
+        # In pieces, whose low bits begin with whole bytes: integers and bits take much memory.
+        for start in range(0, span.size, PIECE):
+            values = of_tensor[start : start + PIECE].astype(np.int64)
+            if bits:
+                bits_of_piece = low[bits * start // 8 : -(-bits * (start + len(values)) // 8)]
+                values = values << bits | _from_bits(bits_of_piece, bits, len(values))
+            columns = np.arange(start, start + len(values)) // span.cell % span.columns
+            content += _floats(values, powers[columns]).tobytes()
+        low = low[bytes_of_low:]
     return bytes(content) + reader.take(reader.rest)
 
 

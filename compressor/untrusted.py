@@ -124,6 +124,8 @@ def _array(content: bytes) -> npt.NDArray[Any]:
     import numpy as np
 
     shape, fortran_order, dtype, start = npy_header(io.BytesIO(content))
+    if dtype.hasobject or not dtype.itemsize:
+        raise ValueError("an array holds Python's objects, which are not read")
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise ValueError("an array does not have the size that its header says")
     array = np.frombuffer(content, dtype, offset=start)
@@ -131,8 +133,8 @@ def _array(content: bytes) -> npt.NDArray[Any]:
 
 
 def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, order and type of an .npy file, and where its numbers start; ValueError for objects,
-    and for a header longer than NumPy writes, before it is read."""
+    """Shape, order and type of an .npy file, and where its numbers start; ValueError for
+    a header longer than NumPy writes, before it is read."""
     import numpy as np
 
     magic = file.read(8)
@@ -158,8 +160,6 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     sound = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not sound or type(fortran_order) is not bool or len(shape) > 32:
         raise ValueError("an array has an impossible shape")
-    if dtype.hasobject or not dtype.itemsize:
-        raise ValueError("an array holds Python's objects, which are not read")
     if math.prod(shape) * dtype.itemsize >= 1 << 62:
         raise ValueError("an array has an impossible shape")
     return shape, fortran_order, dtype, 8 + width + length

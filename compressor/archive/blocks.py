@@ -40,6 +40,9 @@ MAGICS = {
 MAX_COUNT = 256  # images of a block
 GOOD_ELEMENTS = 1 << 22  # of a block that is made: random access costs decoding all of them
 MAX_ELEMENTS = 1 << 28  # of a block that is read: bounds memory, whatever a header claims
+# Above these a block, or an image, needs a payload of a thousandth as many bytes: no codes are so
+# predictable, and a header alone does not make a reader take gigabytes.
+SURELY_ELEMENTS, SURELY_BYTES = 1 << 26, 1 << 30
 PER_PART = 1 << 16  # blocks
 
 _CODECS = {magic: codec for codec, magic in MAGICS.items()}
@@ -169,7 +172,8 @@ def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int
     """
     header, block, payload = opened(frame)
     shape = code.shape_for(header.height, header.width)
-    if not 1 <= header.images * math.prod(shape) <= MAX_ELEMENTS:
+    elements = header.images * math.prod(shape)
+    if not 1 <= elements <= MAX_ELEMENTS or not plausible(header, elements, SURELY_ELEMENTS):
         raise ArchiveError(
             f"{block} claims {header.images} images of {header.height}x{header.width}, "
             "which no writer puts into one block"
@@ -183,6 +187,11 @@ def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int
             f"{block} decodes to codes without their checksum: it was made with another prior"
         )
     return codes, header.height, header.width
+
+
+def plausible(header: Header, claimed: int, surely: int) -> bool:
+    """Whether a payload of that length can stand for so many elements or bytes."""
+    return claimed <= max(surely, header.length << 10)
 
 
 def scan(path: Path) -> Iterator[tuple[int, Header]]:

@@ -18,6 +18,7 @@ Integers = npt.NDArray[np.int64]
 
 MAX_ROWS = 1 << 16  # of a part, in either file
 MAX_NAME = 4096  # bytes of UTF-8
+READ_AT_ONCE = 1 << 28  # bytes that a few rows may become
 MAX_UNPACKED = MAX_ROWS * (MAX_NAME + 64)  # bytes, whatever a footer claims
 
 _CODEC = pa.field("codec", pa.string(), nullable=False)  # there only where not all are the model's
@@ -42,6 +43,13 @@ class Names(Sequence[str]):
 
     def __init__(self, array: pa.StringArray) -> None:
         self._array = array
+
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest name."""
+        offsets = np.frombuffer(self._array.buffers()[1] or b"", np.int32)
+        offsets = offsets[self._array.offset :][: len(self._array) + 1]
+        return int(np.diff(offsets).max(initial=0))
 
     def __getitem__(self, row: Any) -> Any:
         return self._array[int(row)].as_py()
@@ -79,6 +87,8 @@ class Items:
         """Raises ArchiveError if ``content`` is no such Parquet file."""
         table = _from_parquet(content, _ITEMS)
         path = Names(table["path"].combine_chunks())
+        if path.longest > MAX_NAME:
+            raise ArchiveError(f"has a name of more than {MAX_NAME} bytes")
         numbers = {name: _integers(table, name) for name in _ITEMS.names[1:]}
         return cls(path=path, codec=_codecs(table), **numbers)
 
@@ -152,7 +162,17 @@ def _from_parquet(content: bytes, schema: pa.Schema) -> pa.Table:
             raise ArchiveError(f"has more than {MAX_ROWS} rows, or not in one row group")
         if sum(group.total_byte_size for group in groups) > MAX_UNPACKED:
             raise ArchiveError("claims more bytes than a part can have")
-        table = file.read(use_threads=False)  # see model.calibration_columns
+        # Row by row a few bytes may stand for many: a dictionary's entries, prefixes of names.
+        rows = max(1, READ_AT_ONCE // max(1, *(group.total_byte_size for group in groups), 1))
+        batches, held = [], 0
+        for batch in file.iter_batches(min(rows, MAX_ROWS), use_threads=False):
+            held += batch.nbytes
+            if held > MAX_UNPACKED:
+                raise ArchiveError("holds more bytes than a part can have")
+            batches.append(batch)
+        table = pa.Table.from_batches(batches, file.schema_arrow).combine_chunks()
+        if len(table) != metadata.num_rows:
+            raise ArchiveError("does not have the rows that it claims")
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         raise ArchiveError("is damaged: it cannot be read as Parquet") from error

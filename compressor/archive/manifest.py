@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from .. import __version__
 from ..data.images import Unreadable
 from ..errors import ArchiveError
-from ..manifests import HASH, MANIFEST, FileEntry, ManifestFormat, hash_line, with_hash
+from ..manifests import HASH, MANIFEST, MAX_FILES, FileEntry, ManifestFormat, hash_line, with_hash
 from ..spec import DataSpec
 from ..untrusted import plain_name, read_regular
 
@@ -66,7 +66,15 @@ class ArchiveManifest(BaseModel):
         return with_hash(text)
 
 
-MANIFEST_FORMAT = ManifestFormat(FORMAT, "archive", READ_VERSIONS, ArchiveManifest, ArchiveError)
+MANIFEST_FORMAT = ManifestFormat(
+    FORMAT,
+    "archive",
+    READ_VERSIONS,
+    ArchiveManifest,
+    ArchiveError,
+    max_files=3 * MAX_PARTS + MAX_FILES,
+    file_name=archive_name,
+)
 
 
 class DamagedManifest(ArchiveError):

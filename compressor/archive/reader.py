@@ -200,6 +200,13 @@ class Archive:
             self.model.spec.check(self.model.spec.shape_of(header.height, header.width))
         except UnreadableImage as error:
             raise ArchiveError(f"{where} {error}") from error
+        spec = self.model.spec
+        size = header.height * header.width * spec.bytes_per_place
+        if not blocks.plausible(header, size, blocks.SURELY_BYTES):
+            raise ArchiveError(
+                f"{where} claims {self.model.spec.kind}s of {header.height}x{header.width}, "
+                "for which its payload is too short"
+            )
         if place.codec != MODEL:
             if self.model.spec.kind != "image":
                 raise ArchiveError(f"{where} holds images, and this is an archive of vectors")

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
+from ..untrusted import npy_header
 from .images import Chunk, Group, Images, Rows, Shard
 from .names import row_names
 from .reading import bytes_of, fingerprint, reading
@@ -256,6 +257,6 @@ def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[str, Header]]:
 
 
 def _read_header(file: IO[bytes]) -> Header:
-    if np.lib.format.read_magic(file) == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    """Of arrays that hold no pickles. Raises ValueError, EOFError."""
+    shape, in_fortran_order, dtype, _ = npy_header(file)
+    return shape, in_fortran_order, dtype

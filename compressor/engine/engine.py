@@ -233,11 +233,12 @@ class Engine:
         shape = spec.shape_of(*size)
         if graph == "decoder":
             return {spec.kind: (np.uint8 if spec.kind == "image" else np.float32, shape)}
-        names, other = self._model.further_scores, "hidden_differences"
-        of_other: Shape = (None,)
+        scores: dict[str, tuple[Any, Shape]]
         if graph == "scorer":
-            names, other, of_other = self._model.graph_scores, "error_map", shape[:2]
-        return dict.fromkeys(names, (np.float32, ())) | {other: (np.float32, of_other)}
+            scores = dict.fromkeys(self._model.graph_scores, (np.float32, ()))
+            return scores | {"error_map": (np.float32, shape[:2])}
+        scores = dict.fromkeys(self._model.further_scores, (np.float32, ()))
+        return scores | {"hidden_differences": (np.float32, (None,))}
 
     def _run(self, graph: str, array: npt.NDArray[Any], size: tuple[int, int]) -> dict[str, Any]:
         session, batch = self.session(graph), batch_size(*size)

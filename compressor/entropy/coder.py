@@ -15,6 +15,7 @@ from ..errors import ArchiveError
 from .tables import Coded, Codes, Integers, Runs, Stage, Tables
 
 _WORD = 4  # bytes
+_AT_ONCE = 1 << 20  # symbols that are decoded at once
 _HALF = constriction.stream.model.Uniform(1 << 16)  # of an escaped integer
 
 
@@ -54,10 +55,17 @@ def decode(payload: bytes, count: int, shape: tuple[int, ...], prior: Tables) ->
         raise ArchiveError("the entropy-coded payload ends in a zero word") from error
     for stage in stages:
         runs = Runs.of(stage)
-        decoded = [coder.decode(model, stop - start) for model, start, stop in _calls(runs, prior)]
-        values = np.concatenate([np.empty(0, np.int32), *decoded])
-        escaped = runs.places(np.flatnonzero(values == runs.spread(prior.escape)))
-        values += runs.spread(prior.lows)
+        values = np.empty(int(runs.lengths.sum()), np.int32)
+        beyond = [np.empty(0, np.int64)]
+        for (model, start, stop), table in zip(_calls(runs, prior), runs.tables, strict=True):
+            for first in range(start, stop, _AT_ONCE):  # bounds memory
+                piece = values[first : min(first + _AT_ONCE, stop)]
+                piece[:] = coder.decode(model, len(piece))
+                places = np.flatnonzero(piece == prior.escape[table])
+                if len(places):
+                    beyond.append(places + first)
+                piece += prior.lows[table]
+        escaped = runs.places(np.concatenate(beyond))
         if runs.order is not None:
             values[runs.order] = values.copy()
         columns = stage.columns  # a view: what is written here is in the codes

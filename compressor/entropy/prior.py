@@ -64,13 +64,14 @@ class Prior(Tables):
     def _description_bits(self, codes: Codes) -> float:
         return self.ideal_bits(codes) + 8 * len(lzma.compress(self.to_bytes()))
 
-    def tables_for(self, shape: tuple[int, ...]) -> Integers:
-        """Each code element's table number, int64 of ``shape``; ModelError if there is none."""
+    def tables_for(self, shape: tuple[int, ...]) -> Codes:
+        """Each code element's table number, int32 of ``shape``; ModelError if there is none."""
         if self.per_element and shape == self.shape:
-            return np.arange(math.prod(shape)).reshape(shape)
+            return np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
         if len(shape) == len(self.shape) == 3 and shape[0] == self.shape[0]:
             first = math.prod(self.shape) if self.per_element else 0
-            return np.broadcast_to(np.arange(first, first + shape[0])[:, None, None], shape)
+            channels = np.arange(first, first + shape[0], dtype=np.int32)
+            return np.broadcast_to(channels[:, None, None], shape)
         raise ModelError(f"the prior was learned on codes of {self.shape}; it cannot code {shape}")
 
     def stages(self, codes: Codes, known: bool = True) -> Iterator[Stage]:
