@@ -376,6 +376,11 @@ def decompress(
 @click.option("--heatmaps", metavar="DIR", help="Of images: write anomalies' error maps as PNG.")
 @click.option("--report", metavar="F.html", help="Write a page with the strangest of DATA.")
 @click.option("--metrics", metavar="F.prom", help="Write the job's figures for Prometheus.")
+@click.option(
+    "--csv-safe",
+    is_flag=True,
+    help="In RESULTS.csv, put a quote before names that spreadsheets would take for formulas.",
+)
 @click.option("--fail-on-anomaly", is_flag=True, help="End with exit code 3 if there are any.")
 @device
 @click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
@@ -393,6 +398,7 @@ def score(
     heatmaps: str | None,
     report: str | None,
     metrics: str | None,
+    csv_safe: bool,
     fail_on_anomaly: bool,
     device: str,
     resume: bool,
@@ -414,6 +420,7 @@ def score(
         heatmaps=heatmaps,
         report=report,
         metrics=metrics,
+        csv_safe=csv_safe,
         device=device,
         resume=resume,
         force=force,

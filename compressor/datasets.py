@@ -17,6 +17,7 @@ Runtime sessions of its own when it first needs them.
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -34,6 +35,7 @@ from .data.images import Group, Images
 from .engine.engine import Engine
 from .engine.pipeline import in_order
 from .errors import ArchiveError, ConfigError, MissingDependency
+from .files import refuse_elsewhere
 from .log import log
 from .model import Model
 
@@ -109,8 +111,9 @@ class ArchiveStream(IterableDataset[Any]):
 
     Blocks come in an order that depends only on ``seed`` and epoch; images are shuffled among
     those of ``buffer_blocks`` blocks. Without ``shuffle`` they come in the order of the blocks,
-    which is the source's where all images have one size and none a fallback codec. ``set_epoch``
-    makes another order.
+    which is the source's where all images have one size and none a fallback codec. Each new
+    iterator is the next epoch, from 0 on, and so in another order; the workers of a DataLoader
+    agree on it. After ``set_epoch`` it is the epoch set, until another is.
 
     Each of ``world_size`` ranks, and each worker of its DataLoader, gets its own images; shares
     differ by one image at most. The length is the rank's share.
@@ -147,19 +150,19 @@ class ArchiveStream(IterableDataset[Any]):
         self._form = _Form(names, transform)
         self._shuffle, self._seed, self._buffer = shuffle, seed, buffer_blocks
         self._share = _part_of(self._reader.count, rank, world_size)
-        # In shared memory: workers that outlive an epoch have to see the next one's number.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # torch has no types
+        self._epochs = _Epochs()
 
     def __len__(self) -> int:
         return self._share.stop - self._share.start
 
     def set_epoch(self, epoch: int) -> None:
-        """The number of the epoch that begins with the next iterator: 0 until it is set."""
-        self._epoch.fill_(epoch)
+        """The number of the epoch of each iterator from now on. Raises ConfigError below 0."""
+        if epoch < 0:
+            raise ConfigError(f"set_epoch({epoch}): epochs count from 0")
+        self._epochs.set(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        worker, share, epoch = get_worker_info(), self._share, int(self._epoch)
+        worker, share, epoch = get_worker_info(), self._share, self._epochs.begin()
         if worker is not None:
             mine = _part_of(len(self), worker.id, worker.num_workers)
             share = range(share.start + mine.start, share.start + mine.stop)
@@ -201,6 +204,53 @@ class ArchiveStream(IterableDataset[Any]):
             log.warning(
                 "%s: %d %ss %s; left out", self._reader.path, count, self._reader.kind, reason
             )
+
+
+class _Epochs:
+    """The numbers of epochs, in memory that all workers share, also those that outlive an epoch.
+
+    A DataLoader calls nothing in its own process that could count them. Its workers of one
+    iteration have a seed in common, and each counts its own iterators: the first to come with a
+    new pair of these begins the next epoch, and the others find it by the pair. A slot is one
+    number, a pair's checksum above an epoch, for it to be written at once.
+    """
+
+    SLOTS = 64  # of iterations that may overlap
+
+    def __init__(self) -> None:
+        self._set = torch.full((1,), -1, dtype=torch.int64)
+        self._slots = torch.full((self.SLOTS,), -1, dtype=torch.int64)
+        self._iterators = 0  # of this process
+        self._share()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share()  # what comes out of a file is not shared
+
+    def _share(self) -> None:
+        for tensor in (self._set, self._slots):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch has no types
+
+    def set(self, epoch: int) -> None:
+        """From now on all iterators are of this one."""
+        self._set.fill_(epoch)
+
+    def begin(self) -> int:
+        """The epoch of an iterator that begins now."""
+        self._iterators += 1
+        if (given := int(self._set)) >= 0:
+            return given
+        worker = get_worker_info()
+        seed = os.getpid() if worker is None else worker.seed - worker.id
+        tag = zlib.crc32(f"{seed} {self._iterators}".encode()) >> 1
+        at = tag % self.SLOTS
+        held = int(self._slots[at])
+        if held >> 32 == tag:
+            return held & 0xFFFFFFFF
+        slots = self._slots.numpy()
+        epoch = int((slots[slots >= 0] & 0xFFFFFFFF).max(initial=-1)) + 1
+        self._slots[at] = tag << 32 | epoch
+        return epoch
 
 
 class _Form:
@@ -245,6 +295,7 @@ class _Reader:
         device: str,
         cached_blocks: int = 0,
     ) -> None:
+        refuse_elsewhere(path, model)
         self._arguments = (path, model, codes, device, cached_blocks)
         self.path = path
         self._model, self._codes, self._device = model, codes, device

@@ -50,7 +50,15 @@ VERBS: dict[str, tuple[str, ...]] = {
     "decompress": ("--output", "--only", "--force", "--json"),
     "score": (
         *("--model", "--output", "--scorer", "--fpr", "--confidence", "--fdr", "--threshold"),
-        *("--heatmaps", "--report", "--metrics", "--fail-on-anomaly", "--resume", "--force"),
+        *(
+            "--heatmaps",
+            "--report",
+            "--metrics",
+            "--csv-safe",
+            "--fail-on-anomaly",
+            "--resume",
+            "--force",
+        ),
         "--json",
     ),
     "calibrate": ("--json",),

@@ -288,9 +288,62 @@ def test_a_rank_that_cannot_be_is_refused(archive: Path, rank: int, world_size: 
         ArchiveStream(archive, buffer_blocks=0)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_iterator_is_the_next_epoch_and_workers_agree(
+    archive: Path, workers: int, persistent: bool
+) -> None:
+    if persistent and not workers:
+        pytest.skip("no workers outlive an epoch")
+    stream = ArchiveStream(archive, names=True, codes=True)
+    loader = DataLoader(stream, 50, num_workers=workers, persistent_workers=persistent)
+    found = [names_of(loader) for _ in range(3)]
+    assert len({tuple(names) for names in found}) == 3
+    for epoch, names in enumerate(found):
+        assert len(names) == len(set(names)) == len(stream)
+        same = ArchiveStream(archive, names=True, codes=True)
+        same.set_epoch(epoch)
+        again = DataLoader(same, 50, num_workers=workers)
+        assert names_of(again) == names == names_of(again)
+
+
+def test_an_iteration_that_is_left_early_is_an_epoch(archive: Path) -> None:
+    stream = ArchiveStream(archive, names=True, codes=True)
+    loader = DataLoader(stream, 50, num_workers=2)
+    for _ in loader:
+        break
+    names = names_of(loader)
+    assert len(names) == len(set(names)) == len(stream)
+    stream.set_epoch(1)
+    assert names_of(loader) == names
+
+
+def test_overlapping_iterations_have_epochs_of_their_own(archive: Path) -> None:
+    stream = ArchiveStream(archive, names=True, codes=True)
+    loader = DataLoader(stream, 50, num_workers=2)
+    pairs = [(one[1], other[1]) for one, other in zip(loader, loader, strict=True)]
+    for place in (0, 1):
+        names = [name for pair in pairs for name in pair[place]]
+        assert len(set(names)) == len(stream)
+    assert [pair[0] for pair in pairs] != [pair[1] for pair in pairs]
+
+
+def test_a_pickled_stream_goes_on_counting(archive: Path) -> None:
+    stream = ArchiveStream(archive, names=True, codes=True)
+    first = [name for _, name in stream]
+    copied = pickle.loads(pickle.dumps(stream))
+    names = names_of(DataLoader(copied, 50, num_workers=2))
+    assert set(names) == set(first) and names != first
+    stream.set_epoch(1)
+    assert names_of(DataLoader(stream, 50, num_workers=2)) == names
+    with pytest.raises(ConfigError, match="epochs count from 0"):
+        stream.set_epoch(-1)
+
+
 def test_set_epoch_reaches_workers_that_outlive_an_epoch(archive: Path) -> None:
     stream = ArchiveStream(archive, names=True, codes=True)
     loader = DataLoader(stream, batch_size=100, num_workers=1, persistent_workers=True)
+    stream.set_epoch(0)
     first, again = names_of(loader), names_of(loader)
     stream.set_epoch(1)
     second = names_of(loader)

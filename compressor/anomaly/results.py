@@ -48,6 +48,8 @@ FORMAT: Final = "compressor-results"
 MANIFEST = "_manifest.json"  # readers of folders of Parquet files leave out what begins with _
 PART_ROWS = 1 << 14  # of data that are not in shards
 ROWS_AT_ONCE = 1 << 14
+TEXTS = ("path", "error")  # columns that hold what others have named
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that spreadsheets run: OWASP 2023
 HEATMAP = "heatmap"  # a column of undecided rows
 HEATMAPS_AT_ONCE = 64
 
@@ -116,6 +118,7 @@ class ResultsWriter:
     After ``add`` of all rows and ``end``, ``tables`` are the rows, ``decide`` writes them with
     their decisions and ``publish`` gives them their name. Raises OutputError if ``output`` cannot
     be written or the job cannot go on. ``replaceable``: other outputs may be replaced.
+    ``csv_safe``: in a .csv texts that spreadsheets would take for formulas begin with a quote.
     """
 
     def __init__(
@@ -127,7 +130,9 @@ class ResultsWriter:
         *,
         force: bool,
         resume: bool,
+        csv_safe: bool = False,
     ) -> None:
+        self._csv_safe = csv_safe
         self._in_parts, self._force, self._resume = is_folder(output), force, resume
         self._source = source
         self._work = Unfinished(Path(output), "scores", ResultsLedger(job=dict(job)), kind)
@@ -239,8 +244,9 @@ class ResultsWriter:
                     with closing(_ParquetRows(self._decided / part.name, schema)) as file:
                         anomalies += _decide([part], schema, threshold, file)
             else:
-                kind = _CsvRows if self.path.suffix == ".csv" else _ParquetRows
-                with closing(kind(self._decided, schema)) as file:
+                is_csv, path = self.path.suffix == ".csv", self._decided
+                made = _CsvRows(path, schema, self._csv_safe) if is_csv else None
+                with closing(made or _ParquetRows(path, schema)) as file:
                     anomalies = _decide(parts, schema, threshold, file)
         return anomalies
 
@@ -328,12 +334,18 @@ class _ParquetRows:
 
 
 class _CsvRows:
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, safe: bool) -> None:
+        self._safe = safe
         self._file = path.open("w", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
         self._csv.writerow(schema.names)
 
     def write(self, rows: pa.Table) -> None:
+        if self._safe:
+            for name in TEXTS:
+                cells = [_without_formula(cell) for cell in rows[name].to_pylist()]
+                at = rows.schema.get_field_index(name)
+                rows = rows.set_column(at, name, pa.array(cells, pa.string()))
         self._csv.writerows(
             [
                 "" if value is None else str(value).lower() if isinstance(value, bool) else value
@@ -344,6 +356,11 @@ class _CsvRows:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _without_formula(cell: str | None) -> str | None:
+    """A cell that spreadsheets show as text; a quote is in front of one that they would run."""
+    return f"'{cell}" if cell is not None and cell.startswith(FORMULAS) else cell
 
 
 def _decide(

@@ -40,6 +40,7 @@ def score(
     heatmaps: str | Path | None = None,
     report: str | Path | None = None,
     metrics: str | Path | None = None,
+    csv_safe: bool = False,
     resume: bool = False,
     force: bool = False,
     progress: bool = False,
@@ -58,6 +59,8 @@ def score(
     calibrations. ``scorer``: names, or one string with commas (requested.py): the first decides,
     the others have columns of their own. ``heatmaps``: a folder for the anomalies' error maps;
     ``report``: an HTML page; ``metrics``: a file .prom for Prometheus.
+    ``csv_safe``: in a .csv, names and errors that spreadsheets would take for formulas begin with a
+    quote.
 
     Gives images, unreadable, anomalies, scorer, threshold, guarantee, drift, drift_limit, seconds,
     device. ``drift``, from 0 to 1, is how far the scores are from the calibration's (null without
@@ -68,6 +71,8 @@ def score(
     for path in (output, heatmaps, report, metrics):
         if path is not None:
             refuse_input(Path(path), data, model)
+    if csv_safe and Path(output).suffix != ".csv":
+        raise ConfigError(f"csv_safe=True is for results in .csv, and the output is {output}")
     asked = Asked(fpr, confidence, fdr, threshold)
     pictures = Pictures(*(None if path is None else Path(path) for path in (heatmaps, report)))
     if not resume:
@@ -88,7 +93,13 @@ def score(
         scoring = replace(scoring, heatmaps_above=bound, error_scale=scale)
     identity = _identity(job, requested, asked, pictures)
     results = ResultsWriter(
-        output, identity, job.source, job.model.spec.kind, force=force, resume=resume
+        output,
+        identity,
+        job.source,
+        job.model.spec.kind,
+        force=force,
+        resume=resume,
+        csv_safe=csv_safe,
     )
     summary = results.finished()
     if summary is not None:

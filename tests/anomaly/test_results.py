@@ -82,6 +82,29 @@ def test_csv_has_the_same_columns_and_loses_no_digit(tmp_path: Path) -> None:
     assert lines[2][1:4] == ["", "", ""] and lines[3][2] == ""
 
 
+FORMULA = "=cmd|' /C calc'!A1"
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_names_and_errors_that_spreadsheets_would_run_get_a_quote_where_that_is_asked_for(
+    tmp_path: Path, safe: bool
+) -> None:
+    names = [FORMULA, "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "plain.png", "a=1", "'quoted"]
+    rows = [(name, -1.5, None, None, "=error" if name == "a=1" else None) for name in names]
+    options = {"force": False, "resume": False, "csv_safe": safe}
+    with ResultsWriter(tmp_path / "r.csv", {}, Source(), "image", **options) as writer:
+        writer.add(pa.Table.from_pylist([dict(zip(COLUMNS, r, strict=True)) for r in rows], SCHEMA))
+        writer.end()
+        writer.decide(0.3)
+        writer.publish({})
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        _, *lines = csv.reader(file)
+    quote = "'" if safe else ""
+    assert [line[0] for line in lines] == [*(quote + n for n in names[:6]), *names[6:]]
+    assert lines[7][4] == f"{quote}=error" and lines[0][1] == "-1.5"
+    assert inspect(tmp_path / "r.csv")["images"] == len(names)
+
+
 def test_inspect_reads_all_kinds(path: Path) -> None:
     assert inspect(path) == {
         "kind": "results",

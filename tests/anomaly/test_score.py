@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import compressor
 from compressor.anomaly.calibration import p_values, threshold_for
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
@@ -347,3 +348,16 @@ def test_a_report_of_images_that_could_not_all_be_read_names_those(
     score(folder, model, tmp_path / "r.parquet", report=tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "00 broken.png" in page and "odd.png" in page
+
+
+def test_formulas_are_kept_from_spreadsheets_in_csv_alone(
+    dense_model: Path, clothes: Pixels, tmp_path: Path
+) -> None:
+    data = compressor.rows(clothes[:2], names=["=1+1", "plain"])
+    told: dict[str, Any] = {"threshold": 1.0, "csv_safe": True}
+    score(data, dense_model, tmp_path / "r.csv", **told)
+    lines = (tmp_path / "r.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines[1:]] == ["'=1+1", "plain"]
+    for name in ("r.parquet", "r"):
+        with pytest.raises(ConfigError, match=r"csv_safe=True is for results in \.csv"):
+            score(data, dense_model, tmp_path / name, **told)
