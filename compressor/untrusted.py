@@ -129,7 +129,7 @@ def _array(content: bytes) -> npt.NDArray[Any]:
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise ValueError("an array does not have the size that its header says")
     array = np.frombuffer(content, dtype, offset=start)
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    return array.reshape(shape, order="F" if fortran_order else "C").copy()  # bytes are read-only
 
 
 def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -255,9 +255,11 @@ class Archive:
                 f"lost: block {block} has no such {self.model.spec.kind}",
             )
             chosen = content[items.index[of_block[sound]]]
+            if not len(chosen):
+                continue
             if place.codec == MODEL:
                 coded[place.height, place.width].append((positions[sound], chosen))
-            elif len(chosen):
+            else:
                 stored.append(Group(positions[sound], chosen))
         groups = [
             CodeGroup(
