@@ -1,5 +1,6 @@
 # make demo   train on the sample, compress it, score it, and print one table
 # make test   every test, in an environment of its own
+# make kills  every verb killed at many random moments, which takes an hour
 # make check  ruff, mypy and the rooms
 # make rooms  which room imports which, lowest layer first
 # make typed  lets mypy find the package from your own programs; the others do that, too
@@ -10,13 +11,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TYPED := $(abspath $(VENV))/typed
 
-.PHONY: demo test check rooms typed format clean
+.PHONY: demo test kills check rooms typed format clean
 
 demo: $(VENV)/installed-bench typed
 	$(BIN)/python examples/demo.py demo
 
 test: $(VENV)/installed-test typed
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+
+kills: $(VENV)/installed-test
+	KILLS=50 $(BIN)/python -m pytest -q tests/test_kills.py
 
 check: $(VENV)/installed-dev typed rooms
 	$(BIN)/ruff format --check .
