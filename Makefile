@@ -1,5 +1,6 @@
 # make demo   train on the sample, compress it, score it, and print one table
 # make test   every test, in an environment of its own
+# make kills  every verb killed at many random moments, which takes an hour
 # make check  ruff, mypy and the rooms
 # make attacks  hostile models and archives: each has to be refused in a line
 # make rooms  which room imports which, lowest layer first
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TYPED := $(abspath $(VENV))/typed
 
-.PHONY: demo test attacks check rooms typed format clean
+.PHONY: demo test attacks kills check rooms typed format clean
 
 demo: $(VENV)/installed-bench typed
 	$(BIN)/python examples/demo.py demo
@@ -21,6 +22,9 @@ test: $(VENV)/installed-test typed
 
 attacks: $(VENV)/installed-test
 	$(BIN)/python tests/attacks/attacks.py $(ATTACKS)
+
+kills: $(VENV)/installed-test
+	KILLS=50 $(BIN)/python -m pytest -q tests/test_kills.py
 
 check: $(VENV)/installed-dev typed rooms
 	$(BIN)/ruff format --check .

@@ -70,9 +70,10 @@ class FolderLock:
             self._descriptor = None
 
 
-def empty(folder: Path) -> None:
-    """Deletes what is in a folder, which stays: a lock may be on it."""
-    for entry in folder.iterdir():
+def empty(folder: Path, last: str = "") -> None:
+    """Deletes what is in a folder, which stays: a lock may be on it. ``last``: the name that goes
+    after the others, and says whose they are if this process is killed meanwhile."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == last):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,13 @@ from ..data.images import Data, Source
 from ..data.reading import refuse_changed
 from ..data.sources import open_source
 from ..errors import ConfigError, OutputError
-from ..files import output_errors, refuse_elsewhere, refuse_input, write_atomically
+from ..files import (
+    is_leftover,
+    output_errors,
+    refuse_elsewhere,
+    refuse_input,
+    write_atomically,
+)
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..manifests import file_entries
@@ -46,6 +51,7 @@ from .settings import TrainingSettings, split_settings
 from .start import begin_where, make_model
 
 MAX_MISSED_DECIBELS, MAX_MISSED_BITS = 1.0, 0.1  # of an aim, without a warning
+RECORD = "job.json"  # in a training's folder: which job it is of
 
 
 def train(
@@ -272,16 +278,23 @@ def _training_folder(
                 yield folder
         except BaseException:
             if not Checkpoint(folder).path.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    _remove(folder)
             raise
-        shutil.rmtree(folder)
+        _remove(folder)
     finally:
         lock.release()
 
 
+def _remove(folder: Path) -> None:
+    empty(folder, last=RECORD)
+    folder.rmdir()
+
+
 def _prepare(folder: Path, job: dict[str, Any], resume: bool, force: bool) -> None:
     """Leaves the folder, which exists, as a training begins or goes on with it."""
-    record, is_empty = folder / "job.json", not any(folder.iterdir())
+    record = folder / RECORD
+    is_empty = all(is_leftover(entry.name) for entry in folder.iterdir())
     if resume and not is_empty:
         _refuse_other_job(folder, record, job)
         return
@@ -296,7 +309,7 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool, force: bool) -> No
             "force=True to start anew"
         )
     with output_errors(folder):
-        empty(folder)
+        empty(folder, last=RECORD)
         write_atomically(record, json.dumps(job, indent=1).encode())
 
 
