@@ -109,8 +109,6 @@ class Job:
             for images, result in chain.from_iterable(in_order(load_and_work, chunks)):
                 self.skip(images)
                 self.images += len(images.names) - len(images.unreadable)
-                self.not_kept.update(images.not_kept)
-                self.converted += images.converted
                 yield images, result
                 bar.update(start + self.images + self.unreadable.count)
         self.say_left_out()
@@ -155,7 +153,9 @@ class Job:
             log.warning("left out: %s", listed(counts))
 
     def skip(self, images: Images) -> None:
-        """Notes the unreadable ones, and names the first few in the log."""
+        """Notes the unreadable ones, names the first few in the log, and counts other things."""
+        self.not_kept.update(images.not_kept)
+        self.converted += images.converted
         before = self.unreadable.count
         more = [(images.names[at], reason) for at, reason in sorted(images.unreadable.items())]
         self.unreadable = self.unreadable.plus(more)

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clothes: Pixels, letters: P
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image[:height, :width]).save(path)
     (folder / "batch 1" / "00 broken.png").write_bytes(b"no image")
-    Image.fromarray(clothes[0].repeat(3, axis=2)).save(folder / "batch 2" / "odd.png")
+    Image.fromarray(np.concatenate([*clothes[:3]], axis=2)).save(folder / "batch 2" / "odd.png")
     return folder
 
 

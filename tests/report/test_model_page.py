@@ -216,7 +216,7 @@ def test_inputs_that_cannot_be_read_are_named(model: Path, clothes: Pixels, tmp_
     for name, pixels in (
         ("a.png", clothes[0, ..., 0]),
         ("b.png", clothes[1, ..., 0]),
-        ("odd.png", clothes[2].repeat(3, axis=2)),
+        ("odd.png", np.concatenate([*clothes[2:5]], axis=2)),
     ):
         Image.fromarray(pixels).save(folder / name)
     (folder / "broken.png").write_bytes(b"no picture")
