@@ -317,7 +317,7 @@ def test_messages_and_progress_go_to_stderr(npy: Path, model: Path, tmp_path: Pa
 
 def test_without_json_the_summary_is_for_people(model: Path) -> None:
     ran = run("verify", model)
-    assert ran.out.splitlines()[:3] == ["kind: model", f"path: {model}", "ok: True"]
+    assert ran.out.splitlines()[:3] == ["kind: model", f"path: {model}", "ok: true"]
 
 
 # The main job
