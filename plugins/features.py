@@ -204,11 +204,7 @@ class Block(nn.Module):
 
 
 class Folded(nn.Module):
-    """A pretrained convolution with its batch normalisation inside.
-
-    Padded by as much as TensorFlow pads, but with the mirrored image and not with zeros, which the
-    network takes for an edge: the corners of normal images had the largest errors.
-    """
+    """A pretrained convolution with its batch normalisation inside, padded as TensorFlow does."""
 
     weight: Tensor
     bias: Tensor
@@ -228,14 +224,5 @@ class Folded(nn.Module):
             max(0, (-(-side // self.stride) - 1) * self.stride + kernel - side)
             for side in (width, height)
         )
-        x = mirrored(x, 3, across // 2, across - across // 2)
-        x = mirrored(x, 2, down // 2, down - down // 2)
+        x = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
         return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
-
-
-def mirrored(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """x with its border mirrored outwards along an axis, by operators that every runtime has."""
-    last = x.shape[axis] - 1
-    places = [*range(before, 0, -1)], [last - number for number in range(1, after + 1)]
-    first, end = ([x.narrow(axis, min(max(p, 0), last), 1) for p in side] for side in places)
-    return torch.cat([*first, x, *end], axis) if before or after else x

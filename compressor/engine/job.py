@@ -203,6 +203,8 @@ def _fitted(group: Group, spec: DataSpec) -> tuple[Group | None, dict[int, str]]
         positions = positions[fits]
     if len(positions) and (reason := _misfit(spec, pixels.shape[1:])):
         return None, others | dict.fromkeys(positions.tolist(), reason)
+    if pixels is group.pixels:
+        return group, others
     return (Group(positions, pixels) if len(positions) else None), others
 
 
