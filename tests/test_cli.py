@@ -716,7 +716,7 @@ def test_names_beyond_the_encoding_are_escaped(
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123
         file.write(b"none")
     for more in ((), ("--json",)):
-        job = ("encode", folder, "-m", model, "-o", folder / "códes.npy", "--force", *more)
+        job = ("encode", folder, "-m", model, "-o", tmp_path / "códes.npy", "--force", *more)
         ran = through_shell("", *job, **environment)
         assert ran.code == 4 and "rld.png" in ran.out and "skipped w" in ran.err
     assert through_shell("", "inspect", folder / "nö", **environment).code == 1

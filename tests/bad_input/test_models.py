@@ -104,7 +104,7 @@ def test_a_zipped_model_with_names_that_lead_out_of_it_is_refused(
             zipped.write(file, file.name)
         zipped.writestr("../evil.txt", "x")
     ran = run("compress", data, "-m", packed, "-o", tmp_path / "a")
-    assert ran.code == 1 and "'../evil.txt' is not a plain file" in ran.error
+    assert ran.code == 1 and "'../evil.txt' is not the plain name of a file" in ran.error
     assert [path.name for path in tmp_path.iterdir()] == ["m.zip"]
 
 
