@@ -15,7 +15,7 @@ from compressor.verbs import compress, decompress, export, score, train
 
 PLUGINS = [name for name, (found, *_) in discover().items() if found.distribution == "compressor"]
 # 28x28 in grey is what most other tests use. Each case takes seconds: all of them on request.
-SIZES = [(100, 130, 3)]
+SIZES = [(64, 64, 3)]
 if os.environ.get("EVERY_SIZE"):
     SIZES = [(*side, channels) for side in ((28, 28), (64, 64), (100, 130)) for channels in (1, 3)]
 
@@ -30,7 +30,10 @@ def test_a_plugin_trains_exports_and_is_used(
     repeated = np.tile(clothes[:60], (1, -(-height // 28), -(-width // 28), channels))
     images = np.ascontiguousarray(repeated[:, :height, :width])
     model = tmp_path / "model"
-    train(plugin, images, model, settings={"batch_size": 8}, max_steps=2)
+    settings: dict[str, object] = {"batch_size": 8}
+    if plugin == "gan" and width % 8:  # each layer of a DCGAN halves the image
+        settings["network"] = "dense"
+    train(plugin, images, model, settings=settings, max_steps=2)
     assert export(model, tmp_path / "graphs")["files"]
     scored = score(images, model, tmp_path / "results.parquet", fpr=0.3)
     assert scored["images"] == 60
