@@ -90,15 +90,25 @@ def test_its_phase_comes_last_and_moves_nothing_of_the_autoencoder(
 
 
 def graph_bytes(model: Model, graph: str) -> bytes:
-    """A graph without the part of its tensors' names that says where the autoencoder stands."""
+    """A graph with its values numbered in the order of its nodes, whatever they are called."""
     loaded = onnx.load_from_string(model.read(f"{graph}.onnx"))
-    for tensor in loaded.graph.initializer:
-        tensor.name = tensor.name.replace("model.model.", "model.")
+    numbers: dict[str, str] = {}
+
+    def numbered(names: list[str]) -> list[str]:
+        return [numbers.setdefault(name, f"value {len(numbers)}") for name in names]
+
     for node in loaded.graph.node:
-        names = [name.replace("model.model.", "model.") for name in node.input]
-        del node.input[:]
-        node.input.extend(names)
-    return loaded.SerializeToString(deterministic=True)
+        inputs, outputs = numbered(list(node.input)), numbered(list(node.output))
+        del node.input[:], node.output[:]
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+        node.name = ""
+    tensors = {numbered([tensor.name])[0]: tensor for tensor in loaded.graph.initializer}
+    for name, tensor in tensors.items():
+        tensor.name = name
+    ordered = [tensors[name].SerializeToString() for name in sorted(tensors)]
+    del loaded.graph.initializer[:]
+    return loaded.SerializeToString(deterministic=True) + b"".join(ordered)
 
 
 def test_stored_weights_steps_and_graphs_are_those_of_a_model_without_it(

@@ -108,7 +108,7 @@ def test_features_of_an_image_are_made_once_and_train_the_same(
     monkeypatch.setattr(Features, "target", counted)
     losses = []
     for largest in (2**30, 0):
-        monkeypatch.setattr("compressor.training.target_cache.LARGEST", largest)
+        monkeypatch.setattr("compressor.training.target_cache.MAX_BYTES", largest)
         made.clear()
         name = f"{largest}.zip"
         losses.append(train("features", clothes[:64], tmp_path / name, settings=settings))
