@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .errors import CompressorError, DataError
+from .errors import CompressorError, DataError, MissingDependency
 from .files import refuse_elsewhere
 
 
@@ -76,12 +76,11 @@ def _verify_model(path: Path) -> list[str]:
     try:
         model = Model.open(path)
         problems = model.check()
-    except CompressorError as error:
-        return [str(error)]
-    if problems or "golden.npz" not in model.manifest.files:
-        return problems
-    try:
+        if problems or "golden.npz" not in model.manifest.files:
+            return problems
         return _verify_golden(model)
+    except MissingDependency:
+        raise  # that says nothing about the model
     except CompressorError as error:
         return [str(error)]
 

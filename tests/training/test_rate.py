@@ -18,9 +18,9 @@ from compressor.data.images import Pixels
 from compressor.errors import ConfigError
 from compressor.model import Model
 from compressor.plugin import Pass
-from compressor.training.loop import Loop
 from compressor.training.objective import total
 from compressor.training.rate import Aim, add_bottleneck
+from compressor.training.running_phase import RunningPhase
 from compressor.training.settings import TrainingSettings, split_settings
 from compressor.training.start import restore
 
@@ -180,15 +180,15 @@ def test_every_kind_of_plugin_compresses_vectors_with_a_rate(kind, tmp_path: Pat
 
 def test_the_priors_learning_rate_rises_from_where_it_starts(fit, clothes, monkeypatch) -> None:
     moves: list[list[float]] = []
-    move = Loop._move
+    move = RunningPhase._move
 
-    def recorded(self, fabric, objective, optimiser, factor) -> None:
-        if len(moves) <= self.state.step:
+    def recorded(self, optimiser, factor) -> None:
+        if len(moves) <= self._state.step:
             moves.append([])
         moves[-1].append(factor)
-        move(self, fabric, objective, optimiser, factor)
+        move(self, optimiser, factor)
 
-    monkeypatch.setattr(Loop, "_move", recorded)
+    monkeypatch.setattr(RunningPhase, "_move", recorded)
 
     class WithRate(Codec):
         def __init__(self, config, spec) -> None:
