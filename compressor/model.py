@@ -350,13 +350,14 @@ class Model:
                 problems.append(f"{self.location}/{name} does not belong to the model")
         return problems
 
-    def embed(self, folder: Path) -> None:
-        """Writes what decoding needs into ``folder``, as small as it gets."""
+    def embed(self, folder: Path, *, used: bool = True) -> None:
+        """Writes what decoding needs into ``folder``, as small as it gets; of a model that is not
+        ``used``, since a fallback stored every image, what its data are."""
         from .packing import pack
 
         folder.mkdir()
         entries = {name: self.manifest.files[name] for name in decoding_files(self.manifest)}
-        for name in entries:
+        for name in entries if used else ():
             (folder / f"{name}{PACKED}").write_bytes(pack(self.read(name)))
         manifest = ModelManifest(
             created_by=self.manifest.created_by,

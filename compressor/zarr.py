@@ -140,7 +140,7 @@ class AutoencoderCodec(ArrayBytesCodec):
             if header is None:
                 raise ArchiveError(f"a chunk is damaged: no sound frame begins at byte {start}")
             first, end = header.number, header.number + header.images
-            stop = start + HEADER_SIZE + header.length
+            stop = start + header.size + header.length
             if (header.height, header.width) != pixels.shape[1:3] or end > len(pixels):
                 raise ArchiveError("a chunk does not have what the array's metadata says")
             try:

@@ -30,12 +30,12 @@ MODEL = "model"  # in place of a codec's name
 # The magic of a frame says what stored its images; its last byte is the version of everything that
 # decoding needs.
 MAGICS = {
-    MODEL: b"CBk\x01",
-    "webp-lossless": b"CBw\x01",
-    "webp": b"CBv\x01",
-    "jpegxl-lossless": b"CBx\x01",
-    "jpegxl": b"CBj\x01",
-    "png": b"CBp\x01",
+    MODEL: b"CBk\x02",
+    "webp-lossless": b"CBw\x02",
+    "webp": b"CBv\x02",
+    "jpegxl-lossless": b"CBx\x02",
+    "jpegxl": b"CBj\x02",
+    "png": b"CBp\x02",
 }
 MAX_COUNT = 256  # images of a block
 GOOD_ELEMENTS = 1 << 22  # of a block that is made: random access costs decoding all of them
@@ -45,11 +45,12 @@ MAX_ELEMENTS = 1 << 28  # of a block that is read: bounds memory, whatever a hea
 SURELY_ELEMENTS, SURELY_BYTES = 1 << 26, 1 << 30
 PER_PART = 1 << 16  # blocks
 
-_CODECS = {magic: codec for codec, magic in MAGICS.items()}
+_FIELDS, _FIELDS_1 = struct.Struct("<4s8I"), struct.Struct("<4s7I")  # version 1 knew no archive
+_CODECS = {magic: (codec, _FIELDS) for codec, magic in MAGICS.items()}
+_CODECS |= {magic[:3] + b"\x01": (codec, _FIELDS_1) for codec, magic in MAGICS.items()}
 _ANY_MAGIC = re.compile(b"|".join(map(re.escape, _CODECS)))
-_FIELDS = struct.Struct("<4s7I")
 _CRC = struct.Struct("<I")
-HEADER_SIZE = _FIELDS.size + _CRC.size
+HEADER_SIZE = _FIELDS.size + _CRC.size  # of what is written; version 1 is shorter
 _PIECE = 1 << 16  # bytes that scan holds at a time
 
 
@@ -82,6 +83,7 @@ class Header(NamedTuple):
     """A frame's header. ``number`` is part * 65536 + the block's ordinal within the part.
 
     ``content_crc`` is that of the codes, or of the pixels; 0 for those of a lossy codec.
+    ``archive`` is the id of the archive that the frame belongs to; 0 in version 1 and in Zarr.
     """
 
     codec: str
@@ -92,21 +94,24 @@ class Header(NamedTuple):
     width: int
     payload_crc: int
     content_crc: int
+    archive: int = 0
+    size: int = HEADER_SIZE  # of the header itself, in bytes
 
     def to_bytes(self) -> bytes:
-        fields = _FIELDS.pack(MAGICS[self.codec], *self[1:])
+        fields = _FIELDS.pack(MAGICS[self.codec], *self[1:-1])
         return fields + _CRC.pack(google_crc32c.value(fields))
 
     @classmethod
     def parse(cls, frame: bytes) -> Header | None:
         """The header at the start of ``frame``; None if there is no sound one."""
-        if len(frame) < HEADER_SIZE or frame[:4] not in _CODECS:
+        codec, layout = _CODECS.get(frame[:4], ("", _FIELDS))
+        size = layout.size + _CRC.size
+        if not codec or len(frame) < size:
             return None
-        fields = frame[: _FIELDS.size]
-        if _CRC.unpack_from(frame, _FIELDS.size) != (google_crc32c.value(fields),):
+        fields = frame[: layout.size]
+        if _CRC.unpack_from(frame, layout.size) != (google_crc32c.value(fields),):
             return None
-        magic, *numbers = _FIELDS.unpack(fields)
-        header = cls(_CODECS[magic], *numbers)
+        header = cls(codec, *layout.unpack(fields)[1:])._replace(size=size)
         return header if 1 <= header.images <= MAX_COUNT else None
 
 
@@ -138,12 +143,12 @@ def pack(codes: Codes, height: int, width: int, prior: Tables) -> tuple[bytes, f
     return header.to_bytes() + payload, prior.ideal_bits_of(stages)
 
 
-def numbered(frame: bytes, number: int) -> tuple[Header, bytes]:
+def numbered(frame: bytes, number: int, archive: int = 0) -> tuple[Header, bytes]:
     """The header and the frame at its place in an archive; the payload stays as it is."""
     header = Header.parse(frame)
     if header is None:
         raise ValueError("not a frame made by pack()")
-    header = header._replace(number=number)
+    header = header._replace(number=number, archive=archive)
     return header, header.to_bytes() + frame[HEADER_SIZE:]
 
 
@@ -157,7 +162,7 @@ def opened(frame: bytes) -> tuple[Header, str, bytes]:
         raise ArchiveError("the header of a block is damaged")
     part, ordinal = divmod(header.number, PER_PART)
     block = f"block {ordinal} of part {part}"
-    payload = frame[HEADER_SIZE:]
+    payload = frame[header.size :]
     if len(payload) != header.length:
         raise ArchiveError(f"{block} is cut short")
     if google_crc32c.value(payload) != header.payload_crc:
@@ -206,17 +211,17 @@ def scan(path: Path) -> Iterator[tuple[int, Header]]:
         while (found := _next_header(file, position, size)) is not None:
             yield found
             offset, header = found
-            position = offset + HEADER_SIZE + header.length
+            position = offset + header.size + header.length
 
 
 def _next_header(file: BinaryIO, position: int, size: int) -> tuple[int, Header] | None:
-    while position + HEADER_SIZE <= size:
+    while position < size:
         file.seek(position)
         piece = file.read(_PIECE)
         for match in _ANY_MAGIC.finditer(piece):
             start = match.start()
             header = Header.parse(piece[start : start + HEADER_SIZE])
-            if header is not None and position + start + HEADER_SIZE + header.length <= size:
+            if header is not None and position + start + header.size + header.length <= size:
                 return position + start, header
         # A header may straddle two pieces: the next one starts where it could.
         position += max(len(piece) - HEADER_SIZE + 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,10 @@ MAX_NAME = 4096  # bytes of UTF-8
 READ_AT_ONCE = 1 << 28  # bytes that a few rows may become
 MAX_UNPACKED = MAX_ROWS * (MAX_NAME + 64)  # bytes, whatever a footer claims
 
-_CODEC = pa.field("codec", pa.string(), nullable=False)  # there only where not all are the model's
+_CODEC = pa.field(
+    "codec", pa.string(), nullable=False
+)  # up to version 3 not where all are the model's
+_ARCHIVE = b"archive"  # the key of an archive's id in the metadata of its items
 _ITEMS = pa.schema(
     [pa.field("path", pa.string(), nullable=False)]
     + [
@@ -65,7 +69,7 @@ class Names(Sequence[str]):
 class Items:
     """The images of a part in source order: name, block, index within it, size; each (n,).
 
-    ``codec`` says what stored each; the file lacks the column where that is the model for all.
+    ``codec`` says what stored each, ``archive`` is the id of the archive; 0 if the file has none.
     """
 
     path: Sequence[str]
@@ -75,12 +79,13 @@ class Items:
     height: Integers
     width: Integers
     channels: Integers
+    archive: int = 0
 
     def __len__(self) -> int:
         return len(self.path)
 
     def to_bytes(self) -> bytes:
-        return _to_parquet(vars(self), _ITEMS)
+        return _to_parquet(vars(self), _ITEMS, {_ARCHIVE: b"%d" % self.archive})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Items:
@@ -90,7 +95,10 @@ class Items:
         if path.longest > MAX_NAME:
             raise ArchiveError(f"has a name of more than {MAX_NAME} bytes")
         numbers = {name: _integers(table, name) for name in _ITEMS.names[1:]}
-        return cls(path=path, codec=_codecs(table), **numbers)
+        archive = (table.schema.metadata or {}).get(_ARCHIVE, b"0")
+        if not re.fullmatch(rb"\d{1,10}", archive):
+            raise ArchiveError("has an id of its archive that is no number")
+        return cls(path=path, codec=_codecs(table), archive=int(archive), **numbers)
 
 
 @dataclass(frozen=True)
@@ -126,28 +134,30 @@ class Index:
         return index
 
 
-def _to_parquet(columns: Mapping[str, Any], schema: pa.Schema) -> bytes:
-    if any(codec != MODEL for codec in columns["codec"]):
-        schema = schema.append(_CODEC)
+def _to_parquet(
+    columns: Mapping[str, Any], schema: pa.Schema, metadata: Mapping[bytes, bytes] | None = None
+) -> bytes:
+    schema = schema.append(_CODEC)
     table = pa.Table.from_arrays(
         [_array(columns[field.name], field) for field in schema], schema=schema
     )
     sink = pa.BufferOutputStream()
     encoding = {
         field.name: "DELTA_BYTE_ARRAY" if field.type == pa.string() else "DELTA_BINARY_PACKED"
-        for field in table.schema
+        for field in schema
     }
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
+        schema,
         compression="zstd",
         column_encoding=encoding,
         use_dictionary=False,
         write_statistics=False,
         store_schema=False,
         write_page_checksum=True,
-        row_group_size=MAX_ROWS,
-    )
+    ) as writer:
+        writer.write_table(table, row_group_size=MAX_ROWS)
+        writer.add_key_value_metadata(metadata or {})
     return bytes(sink.getvalue())
 
 

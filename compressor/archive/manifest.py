@@ -16,9 +16,10 @@ from ..spec import DataSpec
 from ..untrusted import plain_name, read_regular
 
 FORMAT: Final = "compressor-archive"
-FORMAT_VERSION: Final = 3
-# 1 knows no images that a fallback codec stored; 1 and 2 have a model's files in xz
-READ_VERSIONS: Final = (1, 2, 3)
+FORMAT_VERSION: Final = 4
+# 1 knows no images that a fallback codec stored; 1 and 2 have a model's files in xz; up to 3 frames
+# do not name their archive
+READ_VERSIONS: Final = (1, 2, 3, 4)
 MAX_MANIFEST = 1 << 26  # bytes; a part, of which there are at most 2^16, takes about 700
 MAX_PARTS = 1 << 16
 MAX_OF_PART = 1 << 16  # images, and blocks
@@ -49,7 +50,8 @@ class ArchiveManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: Literal["compressor-archive"] = FORMAT
-    format_version: Literal[1, 2, 3] = FORMAT_VERSION
+    format_version: Literal[1, 2, 3, 4] = FORMAT_VERSION
+    id: int = Field(default=0, ge=0, lt=1 << 32)  # which its frames have, too
     created_by: str = f"compressor {__version__}"
     images: int = Field(ge=0, le=MAX_PARTS * MAX_OF_PART)
     unreadable: Unreadable = Unreadable()

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -116,6 +117,25 @@ class Archive:
             return self.manifest.images
         return sum(len(self.part(number).items) for number in self.part_numbers())
 
+    @cached_property
+    def id(self) -> int:
+        """What its frames must have; the most common one in its parts if the manifest is damaged.
+
+        Of a part that has no items, its first frame tells.
+        """
+        if self.manifest is not None:
+            return self.manifest.id
+        found = Counter(self._id_of(number) for number in self.part_numbers())
+        return max(found, key=lambda one: found[one], default=0)
+
+    def _id_of(self, number: int) -> int:
+        items, frames, _ = (self.path / name for name in part_files(number))
+        with suppress(ArchiveError):
+            return Items.from_bytes(read_small(items, MAX_UNPACKED)).archive
+        with suppress(OSError):
+            return next((header.archive for _, header in blocks.scan(frames)), 0)
+        return 0
+
     def codecs(self) -> dict[str, int]:
         """How many images the model stored, and how many each fallback codec; reads all items."""
         parts = (self.part(number) for number in self.part_numbers())
@@ -164,8 +184,10 @@ class Archive:
         try:
             for offset, header in blocks.scan(frames):
                 part, ordinal = divmod(header.number, PER_PART)
+                if (part, header.archive) != (number, self.id):
+                    continue
                 images += header.images
-                if part == number and ordinal not in places and images <= MAX_ROWS:
+                if ordinal not in places and images <= MAX_ROWS:
                     places[ordinal] = Place.of(offset, header)
         except OSError as error:
             self._note(f"{frames} cannot be read: {error.strerror}")
@@ -179,13 +201,12 @@ class Archive:
         if place is None:
             raise ArchiveError(f"{where} was not found")
         frames = self.path / part_files(part.number)[1]
-        size = HEADER_SIZE + place.length
         try:
             with open_regular(frames) as file:
-                if place.offset + size > os.fstat(file.fileno()).st_size:
+                if place.offset + place.length > os.fstat(file.fileno()).st_size:
                     raise ArchiveError(f"{where} is cut off")
                 file.seek(place.offset)
-                frame = file.read(size)
+                frame = file.read(HEADER_SIZE + place.length)
         except OSError as error:
             raise ArchiveError(f"{where} cannot be read: {error.strerror}") from error
         header = Header.parse(frame)
@@ -196,6 +217,9 @@ class Archive:
             or Place.of(place.offset, header) != place
         ):
             raise ArchiveError(f"{where} is not what its index says")
+        if header.archive != self.id:
+            raise ArchiveError(f"{where} belongs to another archive")
+        frame = frame[: header.size + header.length]  # the header of version 1 is shorter
         try:
             self.model.spec.check(self.model.spec.shape_of(header.height, header.width))
         except UnreadableImage as error:
@@ -211,7 +235,13 @@ class Archive:
             if self.model.spec.kind != "image":
                 raise ArchiveError(f"{where} holds images, and this is an archive of vectors")
             return unpack_stored(frame, self.model.spec.channels)
-        return blocks.unpack(frame, self.model.prior, self.model.code)[0]
+        try:
+            prior = self.model.prior
+        except ModelError as error:
+            raise ArchiveError(
+                f"{where} needs the model, which is damaged ({error}); give the one that made it"
+            ) from error
+        return blocks.unpack(frame, prior, self.model.code)[0]
 
     def segments(self, only: str | None = None) -> Iterator[Segment]:
         """All images in order, or those whose whole name matches the glob ``only`` (in which *
@@ -301,9 +331,12 @@ def _decoding_model(path: Path, manifest: ArchiveManifest | None, given: Model |
         raise ArchiveError(f"{path} has no model inside; give the model that it was made with")
     try:
         model = Model.open(path / "model")
-        for name in decoding_files(model.manifest):
-            model.read(name)
-        model.prior  # noqa: B018  (parses the tables)
+        names = decoding_files(model.manifest)
+        # There are none of them where a fallback stored every image.
+        if any(list((path / "model").glob(f"{name}*")) for name in names):
+            for name in names:
+                model.read(name)
+            model.prior  # noqa: B018  (parses the tables)
     except ModelError as error:
         raise ArchiveError(
             f"the model inside {path} is damaged ({error}); give the model that it was made with"

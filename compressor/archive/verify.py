@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ArchiveError
 from ..manifests import FileEntry
 from ..model import Model
-from .blocks import HEADER_SIZE, PER_PART, scan
+from .blocks import PER_PART, scan
 from .manifest import ArchiveManifest, DamagedManifest, part_files, read_manifest
 from .reader import Archive, Part, Place
 
@@ -88,7 +88,7 @@ def _check_part(archive: Archive, part: Part) -> Iterator[str]:
             number = part.number * PER_PART + ordinal
             if header.number != number or place != Place.of(offset, header):
                 yield f"{name}: block {ordinal} and the index do not agree"
-            end, ordinal = offset + HEADER_SIZE + header.length, ordinal + 1
+            end, ordinal = offset + header.size + header.length, ordinal + 1
         if Path(name).lstat().st_size != end:
             yield f"{name}: no block after byte {end}"
     except OSError as error:

@@ -6,6 +6,7 @@ A job that was cut short goes on after its last whole part, as resume.py says.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -159,12 +160,14 @@ class ArchiveWriter:
         embed: bool = True,
     ) -> None:
         self._model = model
-        ledger = ArchiveLedger(job={**job, "model": model.digest, "embed": str(embed)})
+        job = {**job, "model": model.digest}
+        ledger = ArchiveLedger(job={**job, "embed": str(embed)})
         self._work = Unfinished(path, "archive", ledger, model.spec.kind)
         self.path, self._folder = self._work.path, self._work.folder
         self._force = force
         self._resume = resume
         self._embed = embed
+        self._id = _id_of(job)
         self._part: _Part | None = None
 
     @property
@@ -236,7 +239,7 @@ class ArchiveWriter:
         number = len(self._ledger.parts)
         if number == MAX_PARTS:
             raise OutputError(f"{self.path}: an archive has at most {MAX_PARTS} parts; make two")
-        return _Part(self._folder, number, self._model.spec.channels)
+        return _Part(self._folder, self._id, number, self._model.spec.channels)
 
     def _finish_part(self) -> None:
         if self._part is None:
@@ -259,10 +262,12 @@ class ArchiveWriter:
         embedded = self._folder / "model"
         if self._embed:
             shutil.rmtree(embedded, ignore_errors=True)  # of a run that was cut short here
-            self._model.embed(embedded)
+            used = self._ledger.fallback_images < self.images
+            self._model.embed(embedded, used=used)
             for file in sorted(embedded.iterdir()):
                 files[f"model/{file.name}"] = FileEntry.of_file(file)
         manifest = ArchiveManifest(
+            id=self._id,
             images=self.images,
             unreadable=self.unreadable,
             data=self._model.spec,
@@ -290,8 +295,9 @@ class ArchiveWriter:
 class _Part:
     """The part that grows."""
 
-    def __init__(self, folder: Path, number: int, channels: int) -> None:
+    def __init__(self, folder: Path, archive: int, number: int, channels: int) -> None:
         self._folder = folder
+        self._archive = archive
         self._number = number
         self._channels = channels
         self._files = part_files(number)
@@ -327,7 +333,8 @@ class _Part:
         self._blocks.append(packed.block + len(self._headers))
         self._indices.append(packed.index)
         for frame in packed.frames:
-            header, content = numbered(frame, self._number * PER_PART + len(self._headers))
+            number = self._number * PER_PART + len(self._headers)
+            header, content = numbered(frame, number, self._archive)
             self._headers.append(header)
             self._stream.write(content)
             self._hash.update(content)
@@ -355,6 +362,7 @@ class _Part:
             width=width[block],
             channels=np.full(len(block), self._channels),
             codec=[self._headers[number].codec for number in block.tolist()],
+            archive=self._archive,
         )
         self.close()
         items_name, frames_name, index_name = self._files
@@ -371,6 +379,12 @@ class _Part:
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _id_of(job: Mapping[str, str]) -> int:
+    """What an archive and its frames are known by: the same whenever the same job runs."""
+    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).digest()
+    return int.from_bytes(digest[:4], "little") or 1  # 0 stands for none
 
 
 def _bytes_below(folder: Path) -> int:

@@ -120,9 +120,10 @@ def write(model: Model) -> Callable[..., ArchiveWriter]:
         *,
         unreadable: tuple[str, ...] = (),
         size: int = 256,
+        source: str = "test",
         **options: bool,
     ) -> ArchiveWriter:
-        with ArchiveWriter(path, model, {"source": "test"}, **options) as writer:
+        with ArchiveWriter(path, model, {"source": source}, **options) as writer:
             for chunk in chunks_of(images, size, unreadable, writer.consumed):
                 writer.add(pack_images(chunk, model.prior))
         return writer

@@ -138,6 +138,17 @@ def test_scan_of_a_file_full_of_magic_numbers_ends_soon(tmp_path):
     assert time.monotonic() - start < 20
 
 
-def test_the_header_is_nine_words():
-    assert HEADER_SIZE == 36
-    assert struct.unpack_from("<4sI", forged(number=7)) == (b"CBk\x01", 7)
+def test_the_header_is_ten_words():
+    assert HEADER_SIZE == 40
+    assert struct.unpack_from("<4sI", forged(number=7)) == (b"CBk\x02", 7)
+
+
+def test_headers_of_version_1_are_read_and_do_not_name_an_archive(tmp_path):
+    fields = struct.pack("<4s7I", b"CBk\x01", 7, 4, 1, 28, 28, 0, 0)
+    old = fields + struct.pack("<I", google_crc32c.value(fields))
+    header = Header.parse(old + b"more")
+    assert (header.codec, header.number, header.size, header.archive) == (MODEL, 7, 36, 0)
+    path = tmp_path / "part.bin"
+    path.write_bytes(old + b"four" + forged(number=8, archive=5) + old + b"end.")
+    found = [(header.number, header.archive) for _, header in scan(path)]
+    assert found == [(7, 0), (8, 5), (7, 0)]

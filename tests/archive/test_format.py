@@ -244,11 +244,11 @@ def crc32c(content):
 
 
 CODECS = {
-    b"CBw\x01": "webp-lossless",
-    b"CBv\x01": "webp",
-    b"CBx\x01": "jpegxl-lossless",
-    b"CBj\x01": "jpegxl",
-    b"CBp\x01": "png",
+    b"CBw\x02": "webp-lossless",
+    b"CBv\x02": "webp",
+    b"CBx\x02": "jpegxl-lossless",
+    b"CBj\x02": "jpegxl",
+    b"CBp\x02": "png",
 }
 
 
@@ -282,7 +282,7 @@ def read_archive(path):
     expected = f"{hashlib.sha256(text).hexdigest()}  manifest.json\n"
     assert (path / "manifest.sha256").read_text() == expected
     manifest = json.loads(text)
-    assert (manifest["format"], manifest["format_version"]) == ("compressor-archive", 3)
+    assert (manifest["format"], manifest["format_version"]) == ("compressor-archive", 4)
     for name, entry in manifest["files"].items():
         content = (path / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -301,14 +301,14 @@ def read_archive(path):
     end = 0
     for number, row in enumerate(index):
         assert row["offset"] == end
-        magic, *header = struct.unpack_from("<4s8I", frames, end)
-        codec = "model" if magic == b"CBk\x01" else CODECS[magic]
-        own, length, count, height, width, payload_crc, content_crc, header_crc = header
-        assert own == number
+        magic, *header = struct.unpack_from("<4s9I", frames, end)
+        codec = "model" if magic == b"CBk\x02" else CODECS[magic]
+        own, length, count, height, width, payload_crc, content_crc, archive, header_crc = header
+        assert (own, archive) == (number, manifest["id"])
         sizes = {"length": length, "count": count, "height": height, "width": width}
-        assert {"codec": "model", **row} == {"offset": end, **sizes, "codec": codec}
-        assert header_crc == crc32c(frames[end : end + 32])
-        payload = frames[end + 36 : end + 36 + length]
+        assert row == {"offset": end, **sizes, "codec": codec}
+        assert header_crc == crc32c(frames[end : end + 36])
+        payload = frames[end + 40 : end + 40 + length]
         assert payload_crc == crc32c(payload)
         shape, stride = tuple(model["code"]["shape"]), model["code"]["stride"]
         if stride is not None:
@@ -320,10 +320,12 @@ def read_archive(path):
             blocks.append(read_files(payload, count, codec, (height, width, channels)))
             lossless = codec not in ("webp", "jpegxl")
             assert content_crc == (crc32c(blocks[-1].tobytes()) if lossless else 0)
-        end += 36 + length
+        end += 40 + length
     assert end == len(frames)
 
-    items = pq.read_table(path / "items" / "part-00000.parquet").to_pylist()
+    table = pq.read_table(path / "items" / "part-00000.parquet")
+    assert table.schema.metadata[b"archive"] == str(manifest["id"]).encode()
+    items = table.to_pylist()
     assert manifest["parts"] == [{"images": len(items), "blocks": len(index)}]
     assert manifest["images"] == len(items)
     return manifest, items, {row["path"]: blocks[row["block"]][row["index"]] for row in items}

@@ -116,15 +116,42 @@ def test_images_that_the_model_knows_stay_with_it(
     assert items["codec"].to_pylist() == expected.tolist()
 
 
-def test_a_psnr_that_all_images_have_changes_no_byte(
+def test_a_psnr_that_all_images_have_changes_no_byte_but_the_archives_id(
     dense_model: Path, clothes: Pixels, tmp_path: Path
 ) -> None:
     told = compress(clothes[:50], dense_model, tmp_path / "a", min_psnr=3)
-    compress(clothes[:50], dense_model, tmp_path / "b")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    other = compress(clothes[:50], dense_model, tmp_path / "b")
+    assert told["payload_bytes"] == other["payload_bytes"]
     assert (told["fallback_images"], told["fallback_bytes"]) == (0, 0)
-    items = pq.read_schema(tmp_path / "a" / "items" / "part-00000.parquet")
-    assert "codec" not in items.names
+    for name in ("a", "b"):
+        items = pq.read_table(tmp_path / name / "items" / "part-00000.parquet")
+        assert set(items["codec"].to_pylist()) == {"model"}
+        ids = {header.archive for _, header in scan(tmp_path / name / "blocks" / "part-00000.bin")}
+        assert ids == {json.loads((tmp_path / name / "manifest.json").read_text())["id"]}
+    assert contents(tmp_path / "a" / "model") == contents(tmp_path / "b" / "model")
+
+
+def test_a_model_that_no_image_needs_is_not_inside(
+    dense_model: Path, clothes: Pixels, tmp_path: Path
+) -> None:
+    archive = tmp_path / "a"
+    told = compress(clothes[:50], dense_model, archive, min_psnr=90)
+    assert told["fallback_images"] == 50 and told["model_bytes"] < 3000
+    inside = sorted(path.name for path in (archive / "model").iterdir())
+    assert inside == ["manifest.json", "manifest.sha256"]
+    assert verify(archive)["ok"] and inspect(archive)["images"] == 50
+    np.testing.assert_array_equal(restored(archive, tmp_path), clothes[:50])
+    (archive / "manifest.json").unlink()
+    np.testing.assert_array_equal(restored(archive, tmp_path), clothes[:50])
+
+
+def test_codes_without_their_model_are_lost_by_name(archive: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(archive, tmp_path / "broken")
+    for path in (broken / "model").glob("*.packed"):
+        path.unlink()
+    told = decompress(broken, tmp_path / "out.npy")
+    assert told["images"] == inspect(archive)["codecs"]["webp-lossless"]
+    assert "needs the model, which is damaged" in told["unreadable_names"][0]
 
 
 def test_the_payload_is_that_of_the_codes_and_of_the_fallback(

@@ -4,6 +4,7 @@ import shutil
 import threading
 from fnmatch import fnmatchcase
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -15,6 +16,8 @@ from compressor.archive.reader import Archive
 from compressor.archive.verify import iterate_problems, verify_archive
 from compressor.errors import ArchiveError
 from compressor.model import Model
+
+INDEX = "blocks/part-00000.parquet"
 
 
 @pytest.fixture
@@ -122,11 +125,11 @@ def test_items_are_read_part_by_part(archive_path, monkeypatch):
 
 
 def test_a_newer_version_is_refused_with_the_version_that_is_read(copy):
-    change_manifest(copy, format_version=4)
-    refusal = r"version 4; .* reads versions 1 to 3: update compressor"
+    change_manifest(copy, format_version=5)
+    refusal = r"version 5; .* reads versions 1 to 4: update compressor"
     with pytest.raises(ArchiveError, match=refusal):
         Archive.open(copy)
-    with pytest.raises(ArchiveError, match="version 4"):
+    with pytest.raises(ArchiveError, match="version 5"):
         verify_archive(copy)
 
 
@@ -283,7 +286,36 @@ def test_swapped_parts_never_give_images_under_wrong_names(
     assert len(verify_archive(tmp_path / "a")) >= 2
 
 
-@pytest.mark.parametrize("keep", [0, 20, 36, 200, -1])
+@pytest.mark.parametrize("lost", [(), (INDEX,), ("manifest.json",), (INDEX, "manifest.json")])
+@pytest.mark.parametrize("version", [2, 1])
+def test_a_block_of_another_archive_never_passes(tmp_path, mixed, write, read, same, lost, version):
+    """Frames of equal length and number: nothing but the archive's id tells them apart."""
+    square = {name: code for name, code in mixed.items() if code.shape == (3, 4, 4)}
+    ours, others = dict(list(square.items())[:8]), dict(list(square.items())[:8])
+    first, second, *_ = others  # of one block: its length stays
+    others[first], others[second] = others[second], others[first]
+    for name, some in (("a", ours), ("b", others)):
+        write(tmp_path / name, some, source=name, size=4)
+    one, two = (tmp_path / name / "blocks" / "part-00000.bin" for name in ("a", "b"))
+    content, foreign = one.read_bytes(), two.read_bytes()
+    (start, header), _ = blocks.scan(two)
+    assert len(foreign) == len(content)
+    frame = foreign[start : start + header.size + header.length]
+    if version == 1:
+        fields = frame[:3] + b"\1" + frame[4:32]
+        crc = google_crc32c.value(fields).to_bytes(4, "little")
+        frame = fields + crc + frame[header.size :]
+    (_, (at, _)) = blocks.scan(one)
+    one.write_bytes(frame.ljust(at, b"\0") + content[at:])
+    for name in lost:
+        (tmp_path / "a" / name).unlink()
+    codes, missing = read(Archive.open(tmp_path / "a"))
+    assert same(codes, dict(list(ours.items())[4:]))
+    assert len(missing) == 4
+    assert verify_archive(tmp_path / "a")
+
+
+@pytest.mark.parametrize("keep", [0, 20, 40, 200, -1])
 def test_a_file_of_blocks_cut_short_costs_what_was_behind_the_cut(copy, few, read, keep):
     frames = copy / "blocks" / "part-00000.bin"
     whole = list(blocks.scan(frames))
@@ -293,7 +325,7 @@ def test_a_file_of_blocks_cut_short_costs_what_was_behind_the_cut(copy, few, rea
     left = sum(
         header.images
         for offset, header in whole
-        if offset + blocks.HEADER_SIZE + header.length <= len(content)
+        if offset + header.size + header.length <= len(content)
     )
     assert len(codes) == left
     assert len(codes) + len(lost) == len(few)

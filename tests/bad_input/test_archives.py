@@ -149,11 +149,11 @@ def test_an_archive_from_a_newer_version_is_refused_with_what_to_do(
     archive: Path, tmp_path: Path
 ) -> None:
     newer = shutil.copytree(archive, tmp_path / "a")
-    rehash(newer, format_version=4)
+    rehash(newer, format_version=5)
     for arguments in (("decompress", newer, "-o", tmp_path / "out"), ("inspect", newer)):
         ran = run(*arguments)
         assert ran.code == 1
-        assert "has archive format version 4;" in ran.error and "update compressor" in ran.error
+        assert "has archive format version 5;" in ran.error and "update compressor" in ran.error
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     ran = run("verify", newer)
     assert ran.code == 1 and "update compressor" in ran.out + ran.err
