@@ -7,6 +7,7 @@ input and the decoder's output.
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,12 +19,35 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import UnreadableImage
+from .errors import ConfigError, UnreadableImage
 
+SURELY_PIXELS = 1 << 26  # of an image: 8192 x 8192
+MORE_PIXELS = "COMPRESSOR_MAX_PIXELS"  # in the environment, for those who have the memory
 MAX_SIDE = (1 << 31) - 1  # pixels: what a frame's header and Parquet's int32 hold
 MAX_STRIDE = 1 << 12  # pixels that a code element stands for, along each side
 MAX_HALO = 1 << 12  # code elements
 MAX_CODE = 1 << 28  # elements of a code: what a block may hold
+
+
+def max_pixels() -> int:
+    """How many pixels an image may have; a work on one takes up to 40 bytes for each.
+
+    Raises ConfigError if the environment names no number.
+    """
+    text = os.environ.get(MORE_PIXELS, "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"{MORE_PIXELS}={text} in the environment is not a number of pixels")
+    return max(SURELY_PIXELS, int(text or 0))
+
+
+def refuse_pixels(height: int, width: int) -> None:
+    """Raises UnreadableImage, with the reason alone, for an image of more than max_pixels."""
+    if height * width > max_pixels():
+        raise UnreadableImage(
+            f"is {height}x{width}, more than {max_pixels():,} pixels: cut it into smaller ones, or "
+            f"set {MORE_PIXELS}={height * width} in the environment where there are "
+            f"{math.ceil(40 * height * width / 2**30)} GiB of memory for it"
+        )
 
 
 class ImageSpec(BaseModel):
@@ -76,6 +100,7 @@ class ImageSpec(BaseModel):
         height, width, channels = shape
         if not height or not width:
             raise UnreadableImage(f"is {height}x{width}: it has no pixels")
+        refuse_pixels(height, width)
         if channels != self.channels:
             alpha = " with alpha" if channels == 4 else ""
             raise UnreadableImage(

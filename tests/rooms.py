@@ -31,7 +31,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"verbs": "verbs", "testing": "testing"},
     {"sklearn": "sklearn"},
     {"face": "__init__"},
-    {"cli": "cli __main__", "plugins": "plugins"},
+    {"cli": "cli __main__ streams", "plugins": "plugins"},
 )
 # What needs torch. All others use models without it, but for the doors to both halves, which load
 # the making one when it is asked for: tests/test_imports.py takes torch away from them.

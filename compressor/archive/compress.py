@@ -17,7 +17,7 @@ from ..data.images import Data, Group, Images, Pixels
 from ..data.left_out import left_out, listed
 from ..data.sources import open_source
 from ..engine.engine import Engine
-from ..engine.job import Job, fitting
+from ..engine.job import Job
 from ..entropy.tables import Tables
 from ..errors import ConfigError, MissingDependency
 from ..files import refuse_elsewhere, refuse_existing, refuse_input
@@ -233,6 +233,6 @@ def _refuse_table(table: Path, output: Path, data: Data, model: str | Path, forc
 def _pixels(job: Job, data: Data) -> Iterator[Pixels]:
     """The images that went into the archive, read again."""
     for chunk in open_source(data).chunks(job.chunk):
-        for images in chunk.load():
-            for group in fitting(images, job.model.spec).groups:
+        for images in job.load(chunk):
+            for group in images.groups:
                 yield from group.pixels

@@ -6,18 +6,24 @@ import io
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from ..errors import UnreadableImage
+from ..errors import CompressorError, UnreadableImage
+from ..spec import refuse_pixels
 from .formats import FORMATS, HEAD, NOT_READ, format_of
-from .headers import more_than_8_bits, refuse_jpeg_xl, refuse_second_ppm
+from .headers import jpeg_xl_size, more_than_8_bits, refuse_second_ppm
 from .images import CHUNK_BYTES, Group, Images, Pixels
 
-MAX_ENCODED_BYTES = 2**30  # within Pillow's limit of pixels no image is larger, even uncompressed
+MAX_ENCODED_BYTES = 2**30
+
+SizeRefusal = Callable[[int, int], str]  # height, width -> why no image of that size is wanted
+_size_refusal: ContextVar[SizeRefusal | None] = ContextVar("size_refusal", default=None)
 
 # Pillow tries no other format: some run programs.
 _FORMATS = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM"]
@@ -50,6 +56,17 @@ class Decoded(NamedTuple):
 
     pixels: Pixels
     not_kept: Set[str]
+
+
+@contextmanager
+def sizes_refused_by(refusal: SizeRefusal) -> Iterator[None]:
+    """Within, and in this thread, images of a size that is refused are unreadable for that reason
+    before their pixels are decoded: a few bytes may stand for gigabytes of them."""
+    token = _size_refusal.set(refusal)
+    try:
+        yield
+    finally:
+        _size_refusal.reset(token)
 
 
 def decode_all(names: list[str], contents: Iterable[bytes | UnreadableImage]) -> Iterator[Images]:
@@ -98,7 +115,7 @@ def decode(data: bytes) -> Pixels:
     Grey with transparency becomes RGBA, a palette RGB or RGBA, CMYK and YCbCr RGB, 1 bit grey. Of a
     JPEG with further pictures (a depth map, a preview) the first is taken.
     Raises UnreadableImage, with only the reason, for damaged or truncated data, other formats,
-    more than 8 bits a channel, several frames, and more pixels than Pillow deems safe.
+    more than 8 bits a channel, several frames, and too many pixels (spec.max_pixels).
     """
     return decode_with(data).pixels
 
@@ -121,7 +138,7 @@ def _decode_by_pillow(data: bytes) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return Decoded(_pixels(image, data), _metadata(image))
-    except UnreadableImage:
+    except CompressorError:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(_why_unidentified(data)) from error
@@ -153,6 +170,7 @@ def _pixels(image: Image.Image, data: bytes) -> Pixels:
             "does not have 8 unsigned bits a channel in grey, RGB or CMYK; convert it to 8 bits"
         )
     refuse_second_ppm(image, data)
+    _refuse_size(*image.size)
     image.load()
     orientation = _exif(image).get(_ORIENTATION)
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
@@ -161,6 +179,15 @@ def _pixels(image: Image.Image, data: bytes) -> Pixels:
         upright = upright.convert("LA")
     pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _refuse_size(width: int, height: int) -> None:
+    refuse_pixels(height, width)
+    if refusal := _size_refusal.get():
+        # An orientation may yet turn it.
+        reasons = refusal(height, width), refusal(width, height)
+        if all(reasons):
+            raise UnreadableImage(reasons[0])
 
 
 def _exif(image: Image.Image) -> Mapping[int, object]:
@@ -201,7 +228,7 @@ def _decode_jpeg_xl(data: bytes) -> Decoded:
         raise UnreadableImage(
             "is JPEG-XL, which needs imagecodecs: pip install 'compressor[jpegxl]'"
         ) from error
-    refuse_jpeg_xl(data)
+    _refuse_size(*jpeg_xl_size(data))
     try:
         pixels = imagecodecs.jpegxl_decode(data, numthreads=1)
     except Exception as error:  # libjxl's errors, and ValueError

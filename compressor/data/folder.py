@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import DataError, UnreadableImage
-from .decode import MAX_ENCODED_BYTES, decode_all
+from .decode import decode_all
 from .formats import HEAD
 from .images import Chunk, Images, Shard
 from .left_out import LeftOut
 from .names import as_text, is_unsafe
-from .reading import bytes_of, fingerprint
+from .reading import bytes_of, encoded_file, fingerprint
 
 
 class FolderSource:
@@ -56,16 +56,7 @@ class FolderSource:
     def _read(self, file: str) -> bytes | UnreadableImage:
         if is_unsafe(file):
             return UnreadableImage("has a backslash or a drive in its name; rename the file")
-        path = self._folder / file
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                return UnreadableImage("is not a regular file")
-            if status.st_size > MAX_ENCODED_BYTES:
-                return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
-            return path.read_bytes()
-        except OSError as error:
-            return UnreadableImage(f"cannot be read: {error.strerror}")
+        return encoded_file(self._folder / file)
 
 
 def first_bytes(path: Path) -> bytes | None:

@@ -5,7 +5,6 @@ Pillow reduces deeper samples to 8 bits without a word; imagecodecs has no limit
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
@@ -54,8 +53,8 @@ def refuse_second_ppm(image: Image.Image, data: bytes) -> None:
         raise UnreadableImage("has several frames or pages; save each as an image of its own")
 
 
-def refuse_jpeg_xl(data: bytes) -> None:
-    """Raises UnreadableImage for an animated JPEG-XL, or more pixels than Pillow deems safe.
+def jpeg_xl_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG-XL; raises UnreadableImage for an animated one.
 
     By SizeHeader and ImageMetadata, ISO/IEC 18181-1 Annex D, which begin a codestream: numbers of
     some bits, the lowest of a byte first.
@@ -85,11 +84,10 @@ def refuse_jpeg_xl(data: bytes) -> None:
         return height, height * across // down if down else side()
 
     height, width = size()
-    if height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise UnreadableImage(f"has too many pixels to be decoded safely: {height}x{width}")
     if not take(1) and take(1):  # not all as by default, and further fields
         take(3)  # orientation
         if take(1):
             size()  # by which it means to be shown
         if not take(1) and take(1):  # no preview, but an animation
             raise UnreadableImage("has several frames or pages; save each as an image of its own")
+    return width, height

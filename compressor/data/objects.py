@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from ..errors import DataError, UnreadableImage
 from ..files import refuse_elsewhere
 from .arrays import ArraySource, refuse_unreadable
 from .cells import kind_of_type
-from .decode import MAX_ENCODED_BYTES, decode_all
+from .decode import decode_all
 from .images import CHUNK_BYTES, Chunk, Data, Group, Images, Pixels, Shard, Source
 from .names import is_unsafe, row_names
 from .parquet import contents_of, image_column, names_at, selected
-from .reading import fingerprint
+from .reading import encoded_file, fingerprint
 from .vectors import ROWS_AT_ONCE, TableSource, pandas_indices, repeated
 
 WANTED = (
@@ -215,7 +214,7 @@ def _open_list(data: Sequence[Any]) -> Source:
         names = _names_of_paths(paths)
 
         def read(first: int, stop: int) -> Iterator[Images]:
-            return decode_all(names[first:stop], map(_file, paths[first:stop]))
+            return decode_all(names[first:stop], map(encoded_file, paths[first:stop]))
 
         files = list(zip(map(str, paths), paths, strict=True))
         return _Rows("the list", len(data), read, lambda: fingerprint("list", iter(files)))
@@ -282,18 +281,6 @@ def _names_of_paths(paths: list[Path]) -> list[str]:
         if not any(map(is_unsafe, names)) and len(set(names)) == len(names):
             return names
     return row_names(0, len(paths), len(paths))
-
-
-def _file(path: Path) -> bytes | UnreadableImage:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return UnreadableImage("is not a regular file")
-        if status.st_size > MAX_ENCODED_BYTES:
-            return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        return UnreadableImage(f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _encoded(image: Image.Image) -> bytes | UnreadableImage:
@@ -369,7 +356,13 @@ def _open_dataset(data: Any, taken: Sequence[str] | None, wanted: Sequence[str] 
         return table if isinstance(table, pa.Table) else table.table
 
     return _open_rows(
-        "the dataset", part(0, 1).schema, len(data), part, taken, wanted, lambda p: _file(Path(p))
+        "the dataset",
+        part(0, 1).schema,
+        len(data),
+        part,
+        taken,
+        wanted,
+        lambda p: encoded_file(Path(p)),
     )
 
 

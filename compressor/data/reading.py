@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import stat
 import tarfile
 import tokenize
 import zipfile
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, UnreadableImage
-from .decode import decode_all
+from .decode import MAX_ENCODED_BYTES, decode_all
 from .images import Chunk, Shard, Source
 
 COLUMN_BYTES_AT_ONCE = 2**20  # of a Parquet file
@@ -72,6 +73,19 @@ def bytes_of(files: Iterable[Path]) -> int:
         with suppress(OSError):
             sizes += path.stat().st_size
     return sizes
+
+
+def encoded_file(path: Path) -> bytes | UnreadableImage:
+    """The bytes of an image's file, or why there are none; what is no regular file stays closed."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return UnreadableImage("is not a regular file")
+        if status.st_size > MAX_ENCODED_BYTES:
+            return UnreadableImage(f"is larger than {MAX_ENCODED_BYTES:,} bytes")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        return UnreadableImage(f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def fingerprint(kind: str, files: Iterator[tuple[str, Path]]) -> str:

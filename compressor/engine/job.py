@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..data.channels import in_channels
+from ..data.decode import sizes_refused_by
 from ..data.images import MAX_NAMED, Chunk, Data, Group, Images, Unreadable
 from ..data.left_out import left_out, listed
 from ..data.reading import refuse_changed
@@ -30,6 +32,9 @@ from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
 
+Misfit = Callable[[tuple[int, ...]], str]
+
+MAX_WHOLE = 1 << 24  # pixels of an image that does not go through the graphs in tiles
 ROWS_LOOKED_AT = 64  # of an array, before it is refused for its channels
 MAX_SKIPPED_LOGGED = 20  # inputs that the log names; a table may have many more
 
@@ -67,13 +72,13 @@ class Job:
 
     def _refuse_shape(self) -> None:
         """Raises DataError if no row can fit the model, instead of skipping them one by one."""
-        shape, spec = self.source.shape, self.model.spec
-        reason = "" if shape is None else _misfit(spec, shape)
+        shape = self.source.shape
+        reason = "" if shape is None else self._misfit(shape)
         if not reason:
             return
         # Rows of other channels may have grey or opaque alpha in them: the first ones tell.
         first = next(iter(self.source.chunks(ROWS_LOOKED_AT)), None)
-        if first is None or any(fitting(rows, spec).groups for rows in first.load()):
+        if first is None or any(rows.groups for rows in self.load(first)):
             return
         raise DataError(
             f"{self.source.location}: every row {reason}; give data like those that "
@@ -90,14 +95,13 @@ class Job:
         the source's files are not as they were.
         """
 
-        def work_on(loaded: Images) -> tuple[Images, Result]:
-            images = fitting(loaded, self.model.spec)
+        def work_on(images: Images) -> tuple[Images, Result]:
             self._count_rough(images)
             return replace(images, groups=[]), work(images)
 
         def load_and_work(chunk: Chunk) -> list[tuple[Images, Result]]:
             done, results = start - chunk.start, []
-            for images in chunk.load():  # a piece is freed before the next is decoded
+            for images in self.load(chunk):  # a piece is freed before the next is decoded
                 if len(images.names) > done:
                     results.append(work_on(images.without_first(done) if done > 0 else images))
                 done -= len(images.names)
@@ -117,6 +121,28 @@ class Job:
         if not self.images and not start:
             raise self.nothing()
         self._warn_of_rough()
+
+    def load(self, chunk: Chunk) -> Iterator[Images]:
+        """The pieces of a chunk as ``fitting`` makes them; what has another size is not decoded."""
+        with sizes_refused_by(self._misfit_of_size):
+            for images in chunk.load():
+                yield fitting(images, self.model.spec, self._misfit)
+
+    def _misfit_of_size(self, height: int, width: int) -> str:
+        return self._misfit(self.model.spec.shape_of(height, width))
+
+    def _misfit(self, shape: tuple[int, ...]) -> str:
+        """Why an input of a shape does not fit the model; empty if it does."""
+        code = self.model.code
+        in_tiles = code.stride is None or code.halo is not None
+        if reason := misfit(self.model.spec, shape):
+            return reason
+        if not in_tiles and math.prod(shape[:2]) > MAX_WHOLE:
+            return (
+                f"is {shape[0]}x{shape[1]}: the model works on whole images alone, not in tiles, "
+                f"and takes up to {MAX_WHOLE:,} pixels; cut it into smaller ones"
+            )
+        return ""
 
     def _count_rough(self, images: Images) -> None:
         spec = self.model.spec
@@ -176,14 +202,16 @@ class Job:
         }
 
 
-def fitting(images: Images, spec: DataSpec) -> Images:
+def fitting(images: Images, spec: DataSpec, misfit_of: Misfit | None = None) -> Images:
     """The same images in the model's channels; those that do not fit the model are unreadable.
 
     Channels change without loss alone: grey is three equal channels, opaque alpha none.
+    ``misfit_of`` says why a shape does not fit, in place of ``spec``.
     """
+    misfit_of = misfit_of or partial(misfit, spec)
     groups, unreadable, converted = [], dict(images.unreadable), 0
     for group in images.groups:
-        fitted, others = _fitted(group, spec)
+        fitted, others = _fitted(group, spec, misfit_of)
         unreadable |= others
         if fitted is not None:
             groups.append(fitted)
@@ -192,23 +220,23 @@ def fitting(images: Images, spec: DataSpec) -> Images:
     return replace(images, groups=groups, unreadable=unreadable, converted=converted)
 
 
-def _fitted(group: Group, spec: DataSpec) -> tuple[Group | None, dict[int, str]]:
+def _fitted(group: Group, spec: DataSpec, misfit_of: Misfit) -> tuple[Group | None, dict[int, str]]:
     """Those of a group that fit the model, and why the others do not."""
     pixels, positions = group.pixels, group.positions
     others: dict[int, str] = {}
     if isinstance(spec, ImageSpec) and pixels.ndim == 4 and pixels.shape[3] != spec.channels:
         pixels, fits = in_channels(pixels, spec.channels)
-        reason = _misfit(spec, group.pixels.shape[1:])
+        reason = misfit_of(group.pixels.shape[1:])
         others = dict.fromkeys(positions[~fits].tolist(), reason)
         positions = positions[fits]
-    if len(positions) and (reason := _misfit(spec, pixels.shape[1:])):
+    if len(positions) and (reason := misfit_of(pixels.shape[1:])):
         return None, others | dict.fromkeys(positions.tolist(), reason)
     if pixels is group.pixels:
         return group, others
     return (Group(positions, pixels) if len(positions) else None), others
 
 
-def _misfit(spec: DataSpec, shape: tuple[int, ...]) -> str:
+def misfit(spec: DataSpec, shape: tuple[int, ...]) -> str:
     """Why an input of a shape does not fit; empty if it does."""
     try:
         spec.check(shape)

@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_tensors
 
 from ..data.images import Data, Pixels, Rows
 from ..engine.engine import Codes
-from ..engine.job import Job, fitting
+from ..engine.job import Job
 from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..spec import ImageSpec, VectorSpec, size_of
 from .charts import Axis, Numbers, axis, bars, diverging, line, map_sheet, sheet
@@ -129,8 +129,7 @@ def _sample(job: Job) -> Sample:
     groups: list[Rows] = []
     taken = elements = 0
     chunks = islice(job.source.chunks(INPUTS_PER_PLACE), 0, None, every)
-    for loaded in chain.from_iterable(chunk.load() for chunk in chunks):
-        images = fitting(loaded, job.model.spec)
+    for images in chain.from_iterable(map(job.load, chunks)):
         job.skip(images)
         for group in images.groups:
             if groups and group.pixels.shape[1:] != groups[0].shape[1:]:

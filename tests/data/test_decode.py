@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from compressor.data.decode import decode, decode_all, decode_with
-from compressor.errors import UnreadableImage
+from compressor import spec
+from compressor.data.decode import decode, decode_all, decode_with, sizes_refused_by
+from compressor.errors import ConfigError, UnreadableImage
 
 
 def encoded(image, file_format, **options):
@@ -318,10 +319,10 @@ def test_jpeg_xl_that_is_deep_animated_or_cut_off_is_refused(photo):
 def test_a_jpeg_xl_bomb_is_refused_by_its_header(clothes, monkeypatch, size):
     pixels = np.resize(clothes, size)
     data = jpeg_xl(pixels)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels.size // 2)
+    monkeypatch.setattr(spec, "SURELY_PIXELS", pixels.size)
     assert np.array_equal(decode(data)[..., 0], pixels)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels.size // 2 - 1)
-    with pytest.raises(UnreadableImage, match=f"too many pixels.*{size[0]}x{size[1]}"):
+    monkeypatch.setattr(spec, "SURELY_PIXELS", pixels.size - 1)
+    with pytest.raises(UnreadableImage, match=f"is {size[0]}x{size[1]}, more than .* pixels"):
         decode(data)
 
 
@@ -440,9 +441,35 @@ def test_channels_of_a_tiff_that_are_not_read_are_said(photo):
 
 def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch, photo):
     data = encoded(Image.fromarray(photo), "PNG")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", photo[..., 0].size // 2 - 1)
+    pixels = photo[..., 0].size
+    monkeypatch.setattr(spec, "SURELY_PIXELS", pixels - 1)
+    with pytest.raises(UnreadableImage, match=f"COMPRESSOR_MAX_PIXELS={pixels} in the environment"):
+        decode(data)
+    monkeypatch.setenv("COMPRESSOR_MAX_PIXELS", str(pixels))
+    assert np.array_equal(decode(data), photo)
+    monkeypatch.setenv("COMPRESSOR_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="is not a number of pixels"):
+        decode(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 - 1)
     with pytest.raises(UnreadableImage, match="too many pixels"):
         decode(data)
+
+
+def test_an_image_of_an_unwanted_size_is_refused_before_its_pixels_are_decoded(photo):
+    height, width = photo.shape[:2]
+    broken = bytearray(encoded(Image.fromarray(photo), "PNG"))
+    broken[len(broken) // 2] ^= 1
+    with pytest.raises(UnreadableImage, match="damaged"):
+        decode(bytes(broken))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    whole = encoded(Image.fromarray(photo), "JPEG", exif=turned)
+    with sizes_refused_by(lambda h, w: "" if (h, w) == (width, height) else f"is {h}x{w}"):
+        assert decode(whole).shape[:2] == (width, height)
+    refused = pytest.raises(UnreadableImage, match=f"is {height}x{width}, not 1x1")
+    for data in (encoded(Image.fromarray(photo), "JPEG")[:900], whole, jpeg_xl(photo)[:200]):
+        with sizes_refused_by(lambda h, w: f"is {h}x{w}, not 1x1"), refused:
+            decode(data)
 
 
 def test_warnings_of_pillow_do_not_get_out(monkeypatch, photo):

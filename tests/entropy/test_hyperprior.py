@@ -191,7 +191,7 @@ def test_unrounded_it_is_nearly_the_same() -> None:
     assert (exact - real).abs().max() < 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.sampled_from(SHAPES), st.integers(0, 6), st.integers(0, 2**32 - 1))
 def test_any_integers_come_back(shape, count, seed) -> None:
     random = np.random.default_rng(seed)

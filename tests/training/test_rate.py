@@ -15,34 +15,19 @@ from compressor.plugins.vae import VAE
 from compressor import verbs
 from compressor.bottleneck.bottleneck import PRIOR_SPEED, Bottleneck
 from compressor.data.images import Pixels
-from compressor.errors import ConfigError
 from compressor.model import Model
 from compressor.plugin import Pass
 from compressor.training.objective import total
-from compressor.training.rate import Aim, add_bottleneck
+from compressor.training.rate import add_bottleneck
 from compressor.training.running_phase import RunningPhase
-from compressor.training.settings import TrainingSettings, split_settings
+from compressor.training.settings import TrainingSettings
 from compressor.training.start import restore
 
 SMALL = {"widths": [24], "patch": 4, "depth": 1, "latent": 8, "batch_size": 32, "patience": 1000}
-STEPS = 300
-
-
-def trained(clothes: Pixels, folder: Path, **settings: Any) -> dict[str, Any]:
-    """A small codec's manifest, and what its archive of other images takes."""
-    train, test = clothes[:900], clothes[900:1000]
-    verbs.train("codec", train, folder / "model", settings=SMALL | settings, max_steps=STEPS)
-    told = verbs.compress(test, folder / "model", folder / "archive", measure=True)
-    manifest = json.loads((folder / "model" / "manifest.json").read_text())
-    verbs.decompress(folder / "archive", folder / "out.npy")
-    error = np.square(np.load(folder / "out.npy").astype(float) - test[..., 0]).mean()
-    assert told["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
-    places = test.shape[0] * test.shape[1] * test.shape[2]
-    return {**manifest["quantiser"], **told, "payload": 8 * told["payload_bytes"] / places}
 
 
 @pytest.fixture(scope="module", params=["factorised", "hyperprior"])
-def with_rate(request, clothes: Pixels, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+def with_rate(request, trained, clothes: Pixels, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp(request.param)
     return folder, trained(clothes, folder, rate=0.02, prior=request.param)
 
@@ -70,34 +55,16 @@ def test_the_model_comes_back_with_its_bottleneck(with_rate, clothes: Pixels) ->
         assert passed.bits.mean().item() == pytest.approx(told["loss_bits_per_image"], rel=0.15)
 
 
-def test_a_lower_rate_gives_more_quality_for_more_bits(with_rate, clothes, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def finer(trained, clothes: Pixels, tmp_path_factory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("finer")
+    return trained(clothes, folder, rate=0.002, prior="factorised")
+
+
+def test_a_lower_rate_gives_more_quality_for_more_bits(with_rate, finer) -> None:
     _, told = with_rate
-    finer = trained(clothes, tmp_path, rate=0.002, prior="factorised")
     assert finer["payload"] > 1.3 * told["payload"]
     assert finer["psnr"] > told["psnr"]
-
-
-@pytest.mark.parametrize("aim", [{"quality": 17.0}, {"bits": 0.25}], ids=str)
-def test_an_aim_in_the_users_terms_is_reached(aim, clothes: Pixels, tmp_path: Path) -> None:
-    told = trained(clothes, tmp_path, **aim)
-    if "quality" in aim:
-        assert told["psnr"] == pytest.approx(17.0, abs=0.4)
-    else:
-        assert told["payload"] == pytest.approx(0.25, rel=0.1)
-
-
-def test_one_aim_at_a_time() -> None:
-    with pytest.raises(ConfigError, match="give one"):
-        split_settings({"rate": 1.0, "quality": 30}, VAE.Config, "vae")
-    with pytest.raises(ConfigError, match="rate"):
-        split_settings({"rate": 0}, VAE.Config, "vae")
-
-
-def test_the_aim_moves_lambda_towards_itself(clothes: Pixels) -> None:
-    settings = TrainingSettings(quality=20.0)
-    aim = Aim(settings)
-    assert aim.miss(None, error=10**-2.1, bits=1.0) == pytest.approx(1.0)
-    assert aim.miss(None, error=10**-1.9, bits=1.0) == pytest.approx(-1.0)
 
 
 def test_bits_take_the_place_of_a_vaes_divergence() -> None:
@@ -118,20 +85,21 @@ def test_bits_take_the_place_of_a_vaes_divergence() -> None:
     assert total(passed).item() == pytest.approx(loss.item())
 
 
-@pytest.mark.parametrize("discriminator", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"rate": 0.01}, {"rate": 0.01, "discriminator": True}],
+    ids=["without", "with", "discriminator"],
+)
 def test_a_vae_with_a_rate_is_no_generator_and_tells_no_divergence(
-    discriminator: bool, clothes: Pixels, tmp_path: Path
+    settings: dict[str, Any], clothes: Pixels, tmp_path: Path
 ) -> None:
-    for name, rate in (("with", {"rate": 0.01}), ("without", {})):
-        settings = {"hidden": [8], "latent": 2, "discriminator": discriminator, **rate}
-        verbs.train("vae", clothes[:200], tmp_path / name, settings=settings, max_steps=20)
-        model = Model.open(tmp_path / name)
-        generative = not rate
-        assert model.manifest.generative is restore(tmp_path / name).generative is generative
-        assert model.manifest.training["measures"].keys() == (
-            {"KL in nats"} if generative else set()
-        )
-        assert ("samples" in model.golden()) is generative
+    small = {"hidden": [8], "latent": 2, "prior": "factorised"}
+    verbs.train("vae", clothes[:200], tmp_path / "a", settings=small | settings, max_steps=20)
+    model = Model.open(tmp_path / "a")
+    generative = "rate" not in settings
+    assert model.manifest.generative is restore(tmp_path / "a").generative is generative
+    assert model.manifest.training["measures"].keys() == ({"KL in nats"} if generative else set())
+    assert ("samples" in model.golden()) is generative
 
 
 def test_g_sees_integers_in_the_end_and_the_encoder_still_learns() -> None:
