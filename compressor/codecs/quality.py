@@ -13,6 +13,7 @@ from ..errors import MissingDependency
 
 PEAK = 255  # the largest grey level
 ELEMENTS_AT_ONCE = 1 << 20  # of differences, which take four times the images' memory
+SSIM_ELEMENTS = 1 << 21  # of a strip
 SSIM_WINDOW = 11  # pixels a side: the Gaussian of sigma 1.5 is cut off at 3.5 sigma
 Numbers = npt.NDArray[np.float64]  # one an image
 
@@ -49,25 +50,35 @@ def ssim(original: Pixels, decoded: Pixels) -> Numbers:
     mirrored beyond their border as far as the window needs it; with a side below 3 it is NaN.
     Raises MissingDependency without scikit-image.
     """
-    side = min(SSIM_WINDOW, *original.shape[1:3])
-    if side < 3:
+    if min(original.shape[1:3]) < 3:
         return np.full(len(original), np.nan)
-    similarity = structural_similarity()
-    return np.array(
-        [
-            similarity(
-                one,
-                other,
-                win_size=side - 1 + side % 2,  # odd; only sets how much border is left out
-                gaussian_weights=True,
-                sigma=1.5,
-                use_sample_covariance=False,
-                data_range=PEAK,
-                channel_axis=2,
-            )
-            for one, other in zip(original, decoded, strict=True)
-        ]
-    )
+    return np.array([_ssim(one, other) for one, other in zip(original, decoded, strict=True)])
+
+
+def _ssim(original: Pixels, decoded: Pixels) -> float:
+    """That of one image, (H, W, C): of a large one strip by strip, each with the rows that its
+    windows reach beyond it, since scikit-image takes 100 bytes for each element."""
+    side = min(SSIM_WINDOW, *original.shape[:2])
+    side -= 1 - side % 2  # odd; only sets how much border is left out
+    border = side // 2
+    inside = len(original) - 2 * border  # rows, in whose mean no window lies beyond the image
+    # The Gaussian reaches five rows, whatever the border: a narrow image is done whole.
+    step = max(1, SSIM_ELEMENTS // original[0].size) if side == SSIM_WINDOW else inside
+    total = 0.0
+    for top in range(0, inside, step):
+        rows = slice(top, min(top + step, inside) + 2 * border)
+        similarity = structural_similarity()(
+            original[rows],
+            decoded[rows],
+            win_size=side,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=PEAK,
+            channel_axis=2,
+        )
+        total += similarity * min(step, inside - top)
+    return float(total / inside)
 
 
 @cache

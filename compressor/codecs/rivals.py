@@ -53,7 +53,7 @@ def compare(images: Iterable[Pixels], psnr: float) -> list[RivalSize]:
 
     ``images`` are uint8 (H, W, C), C in 1, 3, 4, or one array (N, H, W, C); they are read once,
     and only an evenly spaced sample is kept: at most 6,000 images and 5 million pixels, and of
-    those at most 500 images for single files. PSNR = 10 log10(255^2 / MSE), the MSE pooled over
+    those at most 500 images for single files; of a larger image its middle. PSNR = 10 log10(255^2 / MSE), the MSE pooled over
     all pixels, channels and images after rounding to uint8. The alpha channel is left out for all
     codecs, since JPEG has none: for RGBA the sizes are a lower bound.
 
@@ -97,14 +97,24 @@ def sample(images: Iterable[Pixels]) -> tuple[list[Pixels], int]:
         total += height * width
         if number % stride:
             continue
+        image = _middle(image)
         # A copy: a view would keep the whole batch that it belongs to in memory.
         kept.append(image[:, :, 0].copy() if channels == 1 else image[:, :, :3].copy())
-        held += height * width
+        held += _pixels(image)
         while len(kept) > 1 and (len(kept) > SAMPLE_IMAGES or held > SAMPLE_PIXELS):
             kept = kept[::2]
             held = sum(_pixels(image) for image in kept)
             stride *= 2
     return kept, total
+
+
+def _middle(image: Pixels) -> Pixels:
+    """An image, or the middle of one that has more pixels than all that are kept."""
+    height, width = image.shape[:2]
+    rows = min(height, max(math.isqrt(SAMPLE_PIXELS), SAMPLE_PIXELS // width))
+    columns = min(width, SAMPLE_PIXELS // rows)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[top : top + rows, left : left + columns]
 
 
 def _pixels(image: Pixels) -> int:

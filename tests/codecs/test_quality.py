@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from compressor.codecs import quality
 from compressor.codecs.quality import psnr, ssim
 
 
@@ -47,6 +48,16 @@ def test_the_ssim_of_colour_images_is_the_mean_over_channels(pair):
     original, decoded = (np.concatenate([one, one[::-1], one // 2], axis=3) for one in pair)
     grey = [ssim(original[..., [c]], decoded[..., [c]]) for c in range(3)]
     np.testing.assert_allclose(ssim(original, decoded), np.mean(grey, axis=0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(11, 60), (40, 50), (60, 11), (60, 8)])
+def test_a_large_image_is_compared_strip_by_strip_to_the_same_ssim(
+    pair, monkeypatch, height, width
+):
+    original, decoded = (np.resize(image, (2, height, width, 3)) for image in pair)
+    whole = ssim(original, decoded)
+    monkeypatch.setattr(quality, "SSIM_ELEMENTS", 7 * width * 3)
+    np.testing.assert_allclose(ssim(original, decoded), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (3, 28), (10, 28), (11, 11), (4, 7)])

@@ -173,6 +173,18 @@ def test_a_sample_is_evenly_spaced_and_bounded(monkeypatch):
     assert pixels == 2000
 
 
+@pytest.mark.parametrize("size", [(50, 60), (3, 900), (900, 3), (31, 31)])
+def test_of_an_image_larger_than_a_sample_its_middle_is_kept(monkeypatch, size):
+    monkeypatch.setattr(rivals, "SAMPLE_PIXELS", 1000)
+    image = np.arange(size[0] * size[1] * 3, dtype=np.uint32).astype(np.uint8).reshape(*size, 3)
+    (kept,), pixels = sample([image])
+    assert pixels == size[0] * size[1]
+    height, width = kept.shape[:2]
+    assert 900 < height * width <= 1000 and (min(size) < 31 or height == 31)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    assert np.array_equal(kept, image[top : top + height, left : left + width])
+
+
 def test_a_mosaic_holds_every_image_once_and_empty_cells_cost_no_quality(clothes, monkeypatch):
     monkeypatch.setattr(rivals, "SHEET_PIXELS", 30 * 28 * 28)
     images = [image[:, :, 0] for image in clothes[:59]]
