@@ -53,9 +53,9 @@ def compare(images: Iterable[Pixels], psnr: float) -> list[RivalSize]:
 
     ``images`` are uint8 (H, W, C), C in 1, 3, 4, or one array (N, H, W, C); they are read once,
     and only an evenly spaced sample is kept: at most 6,000 images and 5 million pixels, and of
-    those at most 500 images for single files; of a larger image its middle. PSNR = 10 log10(255^2 / MSE), the MSE pooled over
-    all pixels, channels and images after rounding to uint8. The alpha channel is left out for all
-    codecs, since JPEG has none: for RGBA the sizes are a lower bound.
+    those at most 500 images for single files; of a larger image its middle. PSNR = 10 log10(255^2 /
+    MSE), the MSE pooled over all pixels, channels and images after rounding to uint8. The alpha
+    channel is left out for all codecs, since JPEG has none: for RGBA the sizes are a lower bound.
 
     Raises ConfigError if ``psnr`` is not a number, DataError without images, MissingDependency
     without imagecodecs.
