@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from ..errors import DataError, UnreadableImage
 from .decode import MAX_ENCODED_BYTES, decode_all
@@ -19,6 +19,7 @@ from .left_out import LeftOut, listed, suffix_of
 from .names import as_text, is_unsafe
 from .reading import bytes_of, chunks_of, fingerprint, reading
 
+SURELY_UNPACKED, UNPACKED_TIMES = 1 << 30, 64  # bytes, and of the size of the file
 # RuntimeError: encrypted, or an unknown compression method
 _UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
@@ -71,6 +72,7 @@ class TarSource:
             _Tar.open(self._path, tarinfo=_TarInfo, ignore_zeros=True) as tar,
         ):
             while (member := tar.next()) is not None:
+                tar.refuse_beyond()  # the next one, before what lies between is unpacked
                 # tarfile keeps every member it has read: memory would grow with the archive.
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = _visible_name(member.name, self._path)
@@ -84,7 +86,7 @@ class TarSource:
                     continue
                 empty = False
                 yield name, partial(_tar_content, member, file, head)
-            _read_to_end(tar)
+            tar.read_to_end()
         self.left_out = left_out
         if empty:
             raise _no_images(self._path, left_out)
@@ -118,6 +120,8 @@ class ZipSource:
                 self.left_out.add(name, head)
         if not members:
             raise _no_images(path, self.left_out)
+        if sum(member.file_size for _, member in members) > _unpacked_limit(path):
+            raise _bomb(path)
         self._members = sorted(members, key=lambda pair: pair[0])
 
     def count(self) -> int:
@@ -156,7 +160,26 @@ class ZipSource:
 
 
 class _Tar(tarfile.TarFile):
+    """Refuses to unpack far more than the file has."""
+
     ended = False  # whether blocks of zeros came last, the end of an archive
+
+    def __init__(self, name: Any, *arguments: Any, **options: Any) -> None:
+        self._limit = _unpacked_limit(Path(name))
+        super().__init__(name, *arguments, **options)
+
+    def refuse_beyond(self, further: int = 0) -> None:
+        """Raises DataError if what comes next, and ``further`` bytes, lies beyond the limit."""
+        if self.offset + further > self._limit:
+            raise _bomb(str(self.name))
+
+    def read_to_end(self) -> None:
+        """Reads what follows the last member: gzip checks its CRC-32 at the end only."""
+        assert self.fileobj is not None
+        further = 0
+        while piece := self.fileobj.read(2**16):
+            further += len(piece)
+            self.refuse_beyond(further)
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -168,6 +191,7 @@ class _TarInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         assert isinstance(tar, _Tar)
+        tar.refuse_beyond()
         ended, tar.ended = tar.ended, False
         try:
             return super().fromtarfile(tar)
@@ -195,11 +219,16 @@ def _tar_content(
     return head + file.read()
 
 
-def _read_to_end(tar: tarfile.TarFile) -> None:
-    """Reads what follows the last member: gzip checks its CRC-32 at the end only."""
-    assert tar.fileobj is not None
-    while tar.fileobj.read(2**16):
-        pass
+def _unpacked_limit(path: Path) -> int:
+    """Bytes that an archive may unpack to; images hardly shrink when they are packed."""
+    return max(SURELY_UNPACKED, UNPACKED_TIMES * path.stat().st_size)
+
+
+def _bomb(path: Path | str) -> DataError:
+    return DataError(
+        f"{path} unpacks to more than {UNPACKED_TIMES} times its size; if you trust it, unpack it "
+        "yourself and give the folder"
+    )
 
 
 def _visible_name(member: str, path: Path) -> str | None:

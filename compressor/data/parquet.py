@@ -17,7 +17,7 @@ from .names import UNSAFE, row_names
 from .reading import bytes_of, chunks_of, fingerprint, parquet_file, shards_of
 
 NAME_COLUMNS = ("path", "name", "filename")
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 8  # a few bytes may stand for many: the entries of a dictionary
 
 
 class ParquetSource:
@@ -131,8 +131,8 @@ def contents_of(
             paths = pc.struct_field(column, "path").to_pylist()
         column = pc.struct_field(column, "bytes")
     missing = UnreadableImage("has no bytes in the table; embed the image instead of a link")
-    for value, path in zip(column.to_pylist(), paths, strict=True):
-        if value is not None:
+    for scalar, path in zip(column, paths, strict=True):
+        if (value := scalar.as_py()) is not None:
             yield value
         else:
             yield read(path) if read and path is not None else missing

@@ -23,6 +23,7 @@ from .decode import MAX_ENCODED_BYTES, decode_all
 from .images import Chunk, Shard, Source
 
 COLUMN_BYTES_AT_ONCE = 2**20  # of a Parquet file
+LARGE_IMAGE = 1 << 20  # bytes of a file
 # What zipfile, tarfile, NumPy and gzip were seen to raise for damaged files.
 _ERRORS = (
     OSError,
@@ -112,11 +113,23 @@ def refuse_changed(source: Source, fingerprint: str) -> None:
 def chunks_of(
     images: Iterator[tuple[str, bytes | UnreadableImage]], size: int, start: int
 ) -> Iterator[Chunk]:
-    """Chunks of a stream of names and encoded bytes whose first image has number ``start``."""
-    while batch := list(islice(images, size)):
-        names, contents = [name for name, _ in batch], [content for _, content in batch]
-        yield Chunk(start, len(batch), partial(decode_all, names, contents))
-        start += len(batch)
+    """Chunks of a stream of names and encoded bytes whose first image has number ``start``.
+
+    A large image is in a chunk's memory once, however often a dictionary of Parquet says it.
+    """
+    while True:
+        names: list[str] = []
+        contents: list[bytes | UnreadableImage] = []
+        seen: dict[bytes, bytes] = {}
+        for name, content in islice(images, size):
+            if isinstance(content, bytes) and len(content) >= LARGE_IMAGE:
+                content = seen.setdefault(content, content)
+            names.append(name)
+            contents.append(content)
+        if not names:
+            return
+        yield Chunk(start, len(names), partial(decode_all, names, contents))
+        start += len(names)
 
 
 def shards_of(files: list[Path], ends: list[int]) -> list[Shard]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import random
 import re
@@ -21,7 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from compressor.data import containers
 from compressor.data.left_out import left_out
+from compressor.data.reading import chunks_of
 from compressor.data.sources import open_source
 from compressor.errors import DataError
 
@@ -731,6 +735,40 @@ def test_a_tar_in_bzip2_or_xz_that_is_damaged_is_refused(tmp_path, files, read, 
     path.write_bytes(data)
     with pytest.raises(DataError, match="damaged or cut off"):
         read(open_source(path))
+
+
+@pytest.mark.parametrize("where", ["image", "text", "end"])
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.bz2", "tar.xz", "zip"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(
+    tmp_path, files, read, monkeypatch, kind, where
+):
+    path = tmp_path / f"a.{kind}"
+    zeros = {"image": "zeros.png", "text": "zeros.txt"}.get(where)
+    more = {zeros: bytes(5 << 20)} if zeros else {}
+    if kind == "zip":
+        write_zip(path, files | more)
+    else:
+        write_tar(path, files | more, f"w:{kind[4:]}")
+        if where == "end":
+            opened = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind[4:]]
+            with opened(path, "ab") as file:
+                file.write(bytes(5 << 20))
+    read(open_source(path))  # of this size anything may be
+    monkeypatch.setattr(containers, "SURELY_UNPACKED", 1 << 20)
+    if kind == "zip" and where != "image":
+        read(open_source(path))  # what is left out is not unpacked
+        return
+    with pytest.raises(DataError, match="unpacks to more than 64 times its size"):
+        read(open_source(path))
+
+
+def test_a_large_image_that_a_table_repeats_is_in_memory_once():
+    large, small = (bytes([1]) + bytes(size) for size in (1 << 20, 99))
+    images = ((f"{n}.png", bytes(bytearray(large if n % 2 else small))) for n in range(40))
+    (chunk,) = chunks_of(images, 40, 0)
+    contents = chunk.load.args[1]
+    assert len({id(content) for content in contents if len(content) > 1 << 20}) == 1
+    assert [content[:1] for content in contents] == [b"\1"] * 40
 
 
 def test_shards_are_named_by_braces(tmp_path, files, read):
