@@ -28,9 +28,16 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from . import __version__
 from .errors import ModelError, UnreadableImage
@@ -72,6 +79,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
+WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.parquet"
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
@@ -92,6 +100,26 @@ class PluginEntry(BaseModel):
     name: str
     distribution: str
     version: str
+
+
+class TrainingFacts(BaseModel):
+    """What of a manifest's ``training`` others read; further keys are for people."""
+
+    settings: dict[str, Any] = {}
+    seed: int = 0
+    images: int = 0
+    steps: int = 0
+    seconds: float = 0
+    parameters: int = 0
+    measures: dict[str, float | None] = {}  # None: it was not finite
+    versions: dict[str, str] = {}
+    first_layer: str | None = None
+
+
+class QuantiserFacts(BaseModel):
+    """What of a manifest's ``quantiser`` others read."""
+
+    steps: list[Annotated[float, Field(allow_inf_nan=False)]] = []
 
 
 class ModelManifest(BaseModel):
@@ -116,6 +144,13 @@ class ModelManifest(BaseModel):
     quantiser: dict[str, Any] = {}  # steps, and how often validation codes left the tables' range
     parity: dict[str, Any] = {}  # the largest differences between torch and the graphs
     files: dict[PlainName, FileEntry]
+
+    @field_validator("training", "quantiser")
+    @classmethod
+    def _readable(cls, facts: dict[str, Any], field: ValidationInfo) -> dict[str, Any]:
+        kind = TrainingFacts if field.field_name == "training" else QuantiserFacts
+        kind.model_validate(facts)
+        return facts
 
     @model_validator(mode="after")
     def _strides_agree(self) -> ModelManifest:
@@ -258,6 +293,19 @@ class Model:
         from .entropy.prior_file import read_prior
 
         return read_prior(self.read("prior.bin"), self.read)
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """The plugin's tensors by name; ModelError if weights.safetensors is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            return load(self.read(WEIGHTS))
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{self.location}/{WEIGHTS} is damaged: {reason}; take a good copy of the model"
+            ) from error
 
     @property
     def files(self) -> Collection[str]:

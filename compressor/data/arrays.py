@@ -18,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ..errors import DataError, UnreadableImage
+from ..spec import refuse_pixels
 from ..untrusted import npy_header
 from .images import Chunk, Group, Images, Rows, Shard
 from .names import row_names
@@ -190,6 +191,10 @@ def _row_shape(shape: tuple[int, ...], dtype: np.dtype[Any], location: str) -> t
     refuse_unreadable(shape, dtype, location)
     if dtype != np.uint8:
         return (shape[1],)
+    try:
+        refuse_pixels(*shape[1:3])
+    except UnreadableImage as error:
+        raise DataError(f"{location}: every image {error}") from error
     return shape[1], shape[2], shape[3] if len(shape) == 4 else 1
 
 

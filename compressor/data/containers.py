@@ -19,7 +19,12 @@ from .left_out import LeftOut, listed, suffix_of
 from .names import as_text, is_unsafe
 from .reading import bytes_of, chunks_of, fingerprint, reading
 
+MAX_HEADER = 1 << 20  # bytes of a name, or of attributes, ahead of a member of a tar
 SURELY_UNPACKED, UNPACKED_TIMES = 1 << 30, 64  # bytes, and of the size of the file
+_HEADERS_OF_THE_NEXT = {
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+}
 # RuntimeError: encrypted, or an unknown compression method
 _UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
@@ -187,6 +192,13 @@ class _TarInfo(tarfile.TarInfo):
 
     After an end, where ``cat`` may have put another archive, what is no header is skipped.
     """
+
+    @classmethod
+    def frombuf(cls, *arguments: Any) -> Self:
+        info = super().frombuf(*arguments)
+        if info.type in _HEADERS_OF_THE_NEXT and info.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a name or a header has {info.size} bytes")
+        return info
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:

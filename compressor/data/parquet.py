@@ -17,7 +17,7 @@ from .names import UNSAFE, row_names
 from .reading import bytes_of, chunks_of, fingerprint, parquet_file, shards_of
 
 NAME_COLUMNS = ("path", "name", "filename")
-ROWS_AT_ONCE = 8  # a few bytes may stand for many: the entries of a dictionary
+ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 1 << 28
 
 
 class ParquetSource:
@@ -80,11 +80,13 @@ class ParquetSource:
     ) -> Iterator[tuple[str, bytes | UnreadableImage]]:
         """The rows from ``start`` on of one part, which begins at row ``first``."""
         for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if first + rows <= start:
-                first += rows
+            metadata = file.metadata.row_group(group)
+            if first + metadata.num_rows <= start:
+                first += metadata.num_rows
                 continue
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=self._columns):
+            # Every row may be the largest entry of a dictionary.
+            at_once = min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // max(1, metadata.total_byte_size)))
+            for batch in file.iter_batches(at_once, row_groups=[group], columns=self._columns):
                 rest = batch.slice(max(start - first, 0))
                 first += len(batch)
                 yield from zip(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load as load_tensors
 
 from ..data.images import Data, Pixels, Rows
 from ..engine.engine import Codes
 from ..engine.job import Job
+from ..errors import ModelError
 from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..spec import ImageSpec, VectorSpec, size_of
 from .charts import Axis, Numbers, axis, bars, diverging, line, map_sheet, sheet
@@ -174,7 +174,11 @@ def _tiles(job: Job, sample: Sample, quality: tuple[str, float | None]) -> list[
         (f"{bits:,.0f}", f"bits a{'n image' if job.model.spec.kind == 'image' else ' vector'}"),
         (f"{facts.get('parameters', 0):,}", "parameters"),
         (f"{facts.get('seconds', 0):,.0f} s", "training"),
-        *((f"{value:.3g}", name) for name, value in facts.get("measures", {}).items()),
+        *(
+            (f"{value:.3g}", name)
+            for name, value in facts.get("measures", {}).items()
+            if value is not None
+        ),
     ]
 
 
@@ -246,9 +250,11 @@ def _filters(job: Job) -> Pixels | None:
     spec = job.model.spec
     if name is None or not isinstance(spec, ImageSpec):
         return None
-    weight = load_tensors(job.model.read("weights.safetensors"))[name].astype(np.float64)
-    if weight.ndim == 2:
+    weight = job.model.weights().get(name, np.empty(0)).astype(np.float64)
+    if weight.ndim == 2 and weight.shape[1] == spec.elements:
         weight = weight.reshape(-1, spec.channels, spec.height, spec.width)
+    if weight.ndim != 4 or not weight.size:
+        raise ModelError(f"{job.model.location} has no weights {name!r} of a first layer")
     order = np.argsort(-np.square(weight).sum((1, 2, 3)))[:FILTERS_SHOWN]
     return sheet([diverging(weight[number].mean(0)) for number in order], 16, 60, 6)
 
@@ -294,9 +300,16 @@ def _generated(job: Job) -> list[Picture]:
 
 def _values(job: Job, codes: Codes) -> Numbers:
     """Codes as the decoder sees them."""
-    steps = np.array(job.model.manifest.quantiser["steps"])
-    values: Numbers = codes * steps.reshape(-1, *[1] * (codes.ndim - 2))
+    values: Numbers = codes * _steps(job, codes).reshape(-1, *[1] * (codes.ndim - 2))
     return values
+
+
+def _steps(job: Job, codes: Codes) -> Numbers:
+    """The quantiser's step of each channel, or element, of codes (n, channels, ...)."""
+    steps: Numbers = np.array(job.model.manifest.quantiser.get("steps", []), np.float64)
+    if steps.shape != codes.shape[1:2]:
+        raise ModelError(f"{job.model.location} does not have a step for each channel of a code")
+    return steps
 
 
 def _plane(job: Job, codes: Codes) -> Numbers:
@@ -315,7 +328,7 @@ def _plane(job: Job, codes: Codes) -> Numbers:
 def _histograms(job: Job, codes: Codes) -> list[Histogram]:
     """Histograms of the elements, or channels, whose values spread most."""
     channels = np.moveaxis(codes, 1, 0).reshape(codes.shape[1], -1).astype(np.int64)
-    steps = np.ravel(job.model.manifest.quantiser["steps"])
+    steps = _steps(job, codes)
     made = []
     for number in np.argsort(-channels.std(1) * steps, kind="stable")[:HISTOGRAMS_SHOWN]:
         integers = channels[number]
@@ -339,16 +352,22 @@ def _histograms(job: Job, codes: Codes) -> list[Histogram]:
 def _curve(job: Job) -> Curve | None:
     if "training.csv" not in job.model.manifest.files:
         return None
-    rows = list(csv.DictReader(io.StringIO(job.model.read("training.csv").decode())))
+    try:
+        rows = list(csv.DictReader(io.StringIO(job.model.read("training.csv").decode())))
+        step, loss, validation = (
+            np.array([float(row[name]) for row in rows], np.float64)
+            for name in ("step", "loss", "validation_loss")
+        )
+        phases = [row["phase"] for row in rows]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ModelError(
+            f"{job.model.location}/training.csv is damaged; take a good copy of the model"
+        ) from error
     if len(rows) < 2:
         return None
-    step, loss, validation = (
-        np.array([float(row[name]) for row in rows], np.float64)
-        for name in ("step", "loss", "validation_loss")
-    )
     both = np.concatenate([loss, validation])
     x, y = axis(step), axis(both[np.isfinite(both)], logarithmic=True)
-    starts = [n for n, row in enumerate(rows) if n == 0 or row["phase"] != rows[n - 1]["phase"]]
+    starts = [n for n, phase in enumerate(phases) if n == 0 or phase != phases[n - 1]]
     ends = [*starts[1:], len(rows)]
     known = np.isfinite(validation)
     curves = [
@@ -356,7 +375,7 @@ def _curve(job: Job) -> Curve | None:
         for a, b in zip(starts, ends, strict=True)
         if known[a:b].any()
     ]
-    phases = [(float(x.place(step[a])), rows[a]["phase"]) for a in starts]
+    marks = [(float(x.place(step[a])), phases[a]) for a in starts]
     return Curve(
         "".join(
             line(x.place(step[a:b]), y.place(loss[a:b])) for a, b in zip(starts, ends, strict=True)
@@ -364,7 +383,7 @@ def _curve(job: Job) -> Curve | None:
         curves,
         x,
         y,
-        phases if len(phases) > 1 else [],
+        marks if len(marks) > 1 else [],
     )
 
 

@@ -37,7 +37,7 @@ from ..export.parity import BATCHES, Parity, check_parity
 from ..export.scores import FurtherScorer, nats_of, score_names
 from ..likelihood import LIKELIHOODS
 from ..log import log
-from ..model import ModelManifest, PluginEntry, calibration_bytes
+from ..model import WEIGHTS, ModelManifest, PluginEntry, calibration_bytes
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec
@@ -96,7 +96,7 @@ def bundle(
     judged = _learn_scores(trained, graphs, engine, codes)
     files = graphs.files
     files["golden.npz"] = _golden(trained, graphs, engine, rows[:GOLDEN_INPUTS], probe)
-    files["weights.safetensors"] = safetensors.torch.save(
+    files[WEIGHTS] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
         {name: tensor.clone().contiguous() for name, tensor in trained.weights().items()}
     )

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from ..model import Model
 from ..networks.discriminator import WithDiscriminator
 from ..plugin import Autoencoder
@@ -52,10 +52,18 @@ def restore(path: str | Path) -> Autoencoder:
     stored = Model.open(path)
     manifest = stored.manifest
     plugin = load(find(manifest.plugin.name))
-    config = plugin.Config.model_validate(manifest.config)
-    settings = TrainingSettings.model_validate(manifest.training["settings"])
-    model = make_model(plugin, config, manifest.data, settings)
-    model.load_state_dict(safetensors.torch.load(stored.read("weights.safetensors")))
+    weights = {name: torch.from_numpy(value) for name, value in stored.weights().items()}
+    try:
+        config = plugin.Config.model_validate(manifest.config)
+        settings = TrainingSettings.model_validate(manifest.training["settings"])
+        model = make_model(plugin, config, manifest.data, settings)
+        model.load_state_dict(weights)
+    except (ValidationError, KeyError, RuntimeError) as error:  # torch's are RuntimeErrors
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{path} does not have the weights that {manifest.plugin.name} has with its settings: "
+            f"{reason}"
+        ) from error
     return model.eval()
 
 

@@ -30,6 +30,7 @@ from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..manifests import file_entries
 from ..model import (
+    WEIGHTS,
     Model,
     ModelManifest,
     PluginEntry,
@@ -92,7 +93,7 @@ def train(
     config, training = split_settings(given, plugin_class.Config, plugin)
     source = open_source(data)
     job = _job(announced, source, config.model_dump(mode="json"), training, seed)
-    first_weights = earlier and earlier.manifest.files["weights.safetensors"].sha256
+    first_weights = earlier and earlier.manifest.files[WEIGHTS].sha256
     job["start"] = first_weights
     with _training_folder(output, job, resume, force) as folder:
         dataset = load_dataset(source, folder, training.crop, training.channels)
@@ -213,6 +214,7 @@ def _opened(start: str | Path, plugin: str) -> Model:
         raise ConfigError(
             f"{start} is a model of the plugin {model.manifest.plugin.name}, not of {plugin}"
         )
+    model.weights()  # found damaged now, and not when the data are decoded
     return model
 
 

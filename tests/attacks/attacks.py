@@ -31,10 +31,13 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -587,6 +590,27 @@ def attacks() -> Iterator[Attack]:
             put = given(file, content)
             yield model(f"{file}, {name}", put, verb)
 
+    for name, content in weights().items():
+        yield model(f"weights, {name}", given("weights.safetensors", content), "start")
+    for name, table in {
+        "garbage": b"\xff\x00" * 99,
+        "no columns": b"step\n1\n2\n3\n",
+        "words": b"step,phase,loss,validation_loss\na,b,c,d\n1,2,3,4\n",
+        "a line of 20 MB": b"step,phase,loss,validation_loss\n1,1,1," + b"1" * (20 << 20),
+    }.items():
+        yield model(f"training.csv, {name}", given("training.csv", table), "report")
+    for name, change in {
+        "no such layer": {"first_layer": "nothing"},
+        "a layer that is a number": {"first_layer": 7},
+        "settings of other types": {"settings": [1], "measures": 3, "warnings": 4, "seed": {}},
+    }.items():
+        yield model(
+            f"training, {name}", entries(training=change), "report", "start",
+            harmless=("report", "start"),
+        )  # fmt: skip
+    for name, content in npz_files().items():
+        yield model(f"golden.npz in a report, {name}", given("golden.npz", content), "report")
+
     many = {f"k{number}": {"size": 1, "sha256": "0"} for number in range(200_000)}
     yield model("200,000 wrong files", lambda f: put_manifest(f, files=many), "verify")
     yield archive("200,000 wrong files", lambda f: put_manifest(f, files=many), "verify")
@@ -632,10 +656,165 @@ def attacks() -> Iterator[Attack]:
         yield archive(f"prior.bin of shape {shape}", made)
 
 
+def weights() -> dict[str, bytes | Callable[[], bytes]]:
+    """What weights.safetensors may be, but the model's weights."""
+    from safetensors.numpy import save
+
+    header = struct.pack("<Q", 2**62)
+    huge = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})
+    return {
+        "garbage": b"garbage" * 99,
+        "nothing": b"",
+        "header of 2^62": header + b"{}",
+        "lists in each other": struct.pack("<Q", 200_000) + b"[" * 200_000,
+        "a tensor of 2^40": struct.pack("<Q", len(huge)) + huge.encode(),
+        "an unknown type": struct.pack("<Q", 63)
+        + b'{"x": {"dtype": "Q7", "shape": [1], "data_offsets": [0, 4]}}   '[:63]
+        + bytes(4),
+        "other tensors": save({"x": np.zeros(3, np.float32)}),
+    }
+
+
+def png(height: int, width: int) -> bytes:
+    """A PNG of zeros, made in pieces: a thousandth of its pixels."""
+    compress = zlib.compressobj(9)
+    row = bytes(1 + 3 * width)
+    body = b"".join([compress.compress(row) for _ in range(height)] + [compress.flush()])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def tar_of(members: Iterable[tuple[str, bytes, int]], compression: str = "gz") -> Make:
+    """A compressed tar of members of a type and of so many zeros."""
+
+    def make(path: Path) -> Path:
+        path = path.with_name(f"a.tar.{compression}")
+        with tarfile.open(path, f"w:{compression}") as tar:
+            for name, kind, size in members:
+                member = tarfile.TarInfo(name)
+                member.type, member.size = kind, size
+                tar.addfile(member, Zeros(size))  # type: ignore[arg-type]
+        return path
+
+    return make
+
+
+class Zeros(io.RawIOBase):
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        size = self._left if size < 0 else min(size, self._left)
+        self._left -= size
+        return bytes(size)
+
+
+def zip_of(name: str, size: int) -> Make:
+    def make(path: Path) -> Path:
+        path = path.with_name("a.zip")
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open(name, "w", force_zip64=True) as file,
+        ):
+            for _ in range(size >> 20):
+                file.write(bytes(1 << 20))
+        return path
+
+    return make
+
+
+def arrays(shape: tuple[int, ...]) -> Make:
+    """An .npz with an array of zeros."""
+
+    def make(path: Path) -> Path:
+        path = path.with_name("a.npz")
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        left = int(np.prod(shape, dtype=np.int64))
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("x.npy", "w", force_zip64=True) as file,
+        ):
+            file.write(header.getvalue())
+            for start in range(0, left, 1 << 20):
+                file.write(bytes(min(1 << 20, left - start)))
+        return path
+
+    return make
+
+
+def repeated(size: int, rows: int) -> Make:
+    """Parquet that says one image of so many bytes again and again, by its dictionary."""
+
+    def make(path: Path) -> Path:
+        path = path.with_name("a.parquet")
+        index = pa.array(np.zeros(rows, np.int32))
+        column = pa.DictionaryArray.from_arrays(index, pa.array([bytes(size)], pa.binary()))
+        table = pa.table({"image": column})
+        pq.write_table(table, path, compression="zstd", use_dictionary=True, store_schema=False)
+        return path
+
+    return make
+
+
+def images(content: Callable[[], bytes], count: int = 1) -> Make:
+    def make(path: Path) -> Path:
+        path = path.with_name("images")
+        path.mkdir()
+        for number in range(count):
+            (path / f"{number}.png").write_bytes(content())
+        return path
+
+    return make
+
+
+def data_attacks() -> Iterator[Attack]:
+    """Data that stand for far more than they are."""
+    data = functools.partial(Attack, base=MODEL, verbs=("data", "data train"))
+    yield data("data: PNG of 13300x13300", make=images(lambda: png(13300, 13300)))
+    yield data("data: npz of one image of 50000x50000", make=arrays((1, 50_000, 50_000)))
+    gib, plain, long = 1 << 30, tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME
+    for compression in ("gz", "xz"):
+        several = [(f"{number}.png", plain, gib) for number in range(4)]
+        yield data(f"data: tar.{compression} of 4 images of 1 GiB",
+                   make=tar_of(several, compression))  # fmt: skip
+        yield data(f"data: tar.{compression} of a text of 8 GiB",
+                   make=tar_of([("a.txt", plain, 8 * gib)], compression))  # fmt: skip
+    yield data("data: tar.gz with a name of 2 GiB", make=tar_of([("a", long, 2 * gib)]))
+    yield data("data: tar.gz with attributes of 2 GiB",
+               make=tar_of([("a", tarfile.XHDTYPE, 2 * gib)]))  # fmt: skip
+    yield data("data: zip of an image of 4 GiB", make=zip_of("a.png", 4 * gib))
+    yield data("data: Parquet, 128 times an image of 64 MiB", make=repeated(64 << 20, 128))
+
+
 def arguments(verb: str, path: Path, folder: Path) -> list[str]:
     images = folder / "images.npy"
     if verb == "verify":
         return ["verify", str(path)]
+    if verb.startswith("data"):
+        if verb == "data train":
+            return ["train", "codec", str(path), "-o", str(folder / "out"), "--max-steps", "1"]
+        return [
+            "compress",
+            str(path),
+            "-m",
+            str(MODEL),
+            "-o",
+            str(folder / "out"),
+            "--device",
+            "cpu",
+        ]
+    if verb == "report":
+        return ["report", str(path), str(images), "-o", str(folder / "page.html")]
+    if verb == "start":
+        data, end = str(images), str(folder / "out")
+        return ["train", "vae", data, "--start", str(path), "-o", end, "--max-steps", "1"]
     if verb.startswith("decompress"):
         end = "out" if verb.endswith("folder") else "out.npy"
         return ["decompress", str(path), "-o", str(folder / end), "--device", "cpu"]
@@ -699,7 +878,7 @@ def run(attack: Attack, folder: Path) -> Iterator[tuple[str, str]]:
         facts = f"rc={code} {seconds:.1f} s {memory / 2**30:.2f} GiB"
         last = (lines or [""])[-1].replace(str(folder), "")[:150]
         yield verdict, f"{verdict:7} {attack.name}: {verb} [{facts}] {last!r}"
-        for name in ("out", "out.npy", "codes.npy", "scores.csv"):
+        for name in ("out", "out.npy", "codes.npy", "scores.csv", "page.html"):
             shutil.rmtree(folder / name, ignore_errors=True)
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
@@ -707,7 +886,7 @@ def run(attack: Attack, folder: Path) -> Iterator[tuple[str, str]]:
 
 def main(words: list[str]) -> int:
     failed = 0
-    for attack in attacks():
+    for attack in chain(attacks(), data_attacks()):
         if words and not any(word in attack.name for word in words):
             continue
         with tempfile.TemporaryDirectory() as folder:
