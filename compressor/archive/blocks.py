@@ -23,7 +23,7 @@ from ..data.images import Group
 from ..entropy import coder
 from ..entropy.tables import Codes, Tables
 from ..errors import ArchiveError, DataError, ModelError
-from ..spec import CodeSpec
+from ..spec import MORE_PIXELS, CodeSpec, max_pixels
 from ..untrusted import open_regular
 
 MODEL = "model"  # in place of a codec's name
@@ -39,7 +39,7 @@ MAGICS = {
 }
 MAX_COUNT = 256  # images of a block
 GOOD_ELEMENTS = 1 << 22  # of a block that is made: random access costs decoding all of them
-MAX_ELEMENTS = 1 << 28  # of a block that is read: bounds memory, whatever a header claims
+MAX_ELEMENTS = 1 << 28  # of a block of pixels: bounds memory, whatever a header claims
 # Above these a block, or an image, needs a payload of a thousandth as many bytes: no codes are so
 # predictable, and a header alone does not make a reader take gigabytes.
 SURELY_ELEMENTS, SURELY_BYTES = 1 << 26, 1 << 30
@@ -115,6 +115,11 @@ class Header(NamedTuple):
         return header if 1 <= header.images <= MAX_COUNT else None
 
 
+def max_elements() -> int:
+    """Of the codes of a block: as many as an image has pixels, since both bound the same memory."""
+    return min(max_pixels(), 1 << 31)
+
+
 def images_per_block(code_shape: tuple[int, ...]) -> int:
     """How many images with codes of this shape share a block."""
     return max(1, min(MAX_COUNT, GOOD_ELEMENTS // math.prod(code_shape)))
@@ -126,8 +131,12 @@ def pack(codes: Codes, height: int, width: int, prior: Tables) -> tuple[bytes, f
 
     Raises DataError if the codes are more than a reader takes.
     """
-    if codes.size > MAX_ELEMENTS:
-        raise DataError(f"images of {height}x{width} have too large a code for an archive")
+    if codes.size > max_elements():
+        raise DataError(
+            f"images of {height}x{width} have a code of {codes.size:,} numbers, more than "
+            f"{max_elements():,}: cut them into smaller ones, or raise {MORE_PIXELS} in the "
+            "environment"
+        )
     stages = prior.coded(codes)  # once for both
     payload = coder.encode_stages(stages, prior)
     header = Header(
@@ -178,7 +187,7 @@ def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int
     header, block, payload = opened(frame)
     shape = code.shape_for(header.height, header.width)
     elements = header.images * math.prod(shape)
-    if not 1 <= elements <= MAX_ELEMENTS or not plausible(header, elements, SURELY_ELEMENTS):
+    if not 1 <= elements <= max_elements() or not plausible(header, elements, SURELY_ELEMENTS):
         raise ArchiveError(
             f"{block} claims {header.images} images of {header.height}x{header.width}, "
             "which no writer puts into one block"
