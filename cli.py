@@ -484,7 +484,7 @@ def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
         import yaml
     except ImportError as error:
         raise MissingDependency(
-            "training needs compressor[train]: run pip install 'compressor[train]'"
+            "training needs compressor[train]: run pip install '.[train]' in its checkout"
         ) from error
 
     settings: dict[str, Any] = {}

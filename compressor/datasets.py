@@ -44,7 +44,7 @@ try:
     from torch.utils.data import Dataset, IterableDataset, get_worker_info
 except ImportError as error:
     raise MissingDependency(
-        "compressor.datasets needs PyTorch: run pip install 'compressor[train]'"
+        "compressor.datasets needs PyTorch: run pip install '.[train]' in its checkout"
     ) from error
 
 __all__ = ["ArchiveDataset", "ArchiveStream"]

@@ -69,7 +69,7 @@ def load(found: Found) -> type[Autoencoder]:
         from .plugin import CONTRACT, Autoencoder, PluginConfig
     except ImportError as error:
         raise MissingDependency(
-            f"{found} {NEEDS_TRAIN}: run pip install 'compressor[train]'"
+            f"{found} {NEEDS_TRAIN}: run pip install '.[train]' in its checkout"
         ) from error
     try:
         plugin = found.entry_point.load()

@@ -53,7 +53,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise MissingDependency(
-        "compressor.sklearn needs scikit-learn: run pip install 'compressor[sklearn]'"
+        "compressor.sklearn needs scikit-learn: run pip install '.[sklearn]' in its checkout"
     ) from error
 
 __all__ = ["AutoencoderDetector", "PyODDetector"]

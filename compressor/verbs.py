@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if name in ("train", "export") and (error.name or "").partition(".")[0] in _MAKING:
             raise MissingDependency(
-                f"{name} needs compressor[train]: run pip install 'compressor[train]'"
+                f"{name} needs compressor[train]: run pip install '.[train]' in its checkout"
             ) from error
         raise
 

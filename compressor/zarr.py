@@ -44,7 +44,7 @@ try:
     from zarr.abc.codec import ArrayBytesCodec
 except ImportError as error:
     raise MissingDependency(
-        "compressor.zarr needs Zarr: run pip install 'compressor[zarr]'"
+        "compressor.zarr needs Zarr: run pip install '.[zarr]' in its checkout"
     ) from error
 
 __all__ = ["AutoencoderCodec", "use_model"]

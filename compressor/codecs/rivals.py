@@ -196,7 +196,7 @@ def _imagecodecs() -> Any:
         import imagecodecs
     except ImportError as error:
         raise MissingDependency(
-            "comparing with other codecs needs imagecodecs: pip install 'compressor[bench]'"
+            "comparing with other codecs needs imagecodecs: pip install '.[bench]' in its checkout"
         ) from error
     return imagecodecs
 

@@ -226,7 +226,7 @@ def _decode_jpeg_xl(data: bytes) -> Decoded:
         import imagecodecs
     except ImportError as error:
         raise UnreadableImage(
-            "is JPEG-XL, which needs imagecodecs: pip install 'compressor[jpegxl]'"
+            "is JPEG-XL, which needs imagecodecs: pip install '.[jpegxl]' in its checkout"
         ) from error
     _refuse_size(*jpeg_xl_size(data))
     try:

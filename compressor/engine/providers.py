@@ -115,7 +115,7 @@ def _session(name: str, graph: bytes) -> ort.InferenceSession:
     if session.get_providers()[0] != PROVIDERS[name]:
         raise DeviceError(
             f"{name} cannot be used: ONNX Runtime turned to {session.get_providers()[0]}; "
-            "the driver or its libraries are missing (pip install 'compressor[gpu]' for CUDA's)"
+            "the driver or its libraries are missing (CUDA's: pip install '.[gpu]' in its checkout)"
         )
     return session
 

@@ -219,6 +219,6 @@ def test_no_images_and_no_number_are_refused(clothes):
 def test_without_imagecodecs_the_extra_is_named(clothes, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     rivals._imagecodecs.cache_clear()
-    with pytest.raises(MissingDependency, match=r"pip install 'compressor\[bench\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install '\.\[bench\]'"):
         compare(clothes, PSNR)
     rivals._imagecodecs.cache_clear()

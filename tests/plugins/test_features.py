@@ -128,7 +128,10 @@ def test_without_its_package_one_line_says_what_to_install(clothes: Pixels, tmp_
     command = [sys.executable, "-c", code, "train", "features", "x.npy", "-o", "model"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "pip install 'compressor[features]'" in ended.stderr and ended.stderr.count("\n") == 1
+    assert (
+        "pip install '.[features]' in its checkout" in ended.stderr
+        and ended.stderr.count("\n") == 1
+    )
 
 
 def test_the_trained_model_has_no_decoder_and_verifies(detector: Path) -> None:
