@@ -2,7 +2,8 @@
 # make test   every test, in an environment of its own
 # make kills  every verb killed at many random moments, which takes an hour
 # make check  ruff, mypy and the rooms
-# make attacks  hostile models and archives: each has to be refused in a line
+# make attacks  hostile models, archives and data: each has to be refused in a line
+# make fuzz   every parser, ten minutes each (SECONDS=60: one)
 # make rooms  which room imports which, lowest layer first
 # make typed  lets mypy find the package from your own programs; the others do that, too
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TYPED := $(abspath $(VENV))/typed
 
-.PHONY: demo test attacks kills check rooms typed format clean
+.PHONY: demo test attacks fuzz kills check rooms typed format clean
 
 demo: $(VENV)/installed-bench typed
 	$(BIN)/python examples/demo.py demo
@@ -22,6 +23,9 @@ test: $(VENV)/installed-test typed
 
 attacks: $(VENV)/installed-test
 	$(BIN)/python tests/attacks/attacks.py $(ATTACKS)
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -W ignore tests/attacks/fuzz.py $(or $(SECONDS),600)
 
 kills: $(VENV)/installed-test
 	KILLS=50 $(BIN)/python -m pytest -q tests/test_kills.py

@@ -16,7 +16,7 @@ from compressor.onnx_bytes import refuse_foreign
 from compressor.untrusted import open_regular, plain_name, read_npz
 from compressor.verbs import verify
 
-from . import attacks
+from . import attacks, fuzz
 from .flips import flip
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
@@ -35,6 +35,11 @@ def test_quick_attacks_are_refused_in_a_line(attack: attacks.Attack, tmp_path: P
         attacks.dataclasses.replace(attack, verbs=attack.verbs[-1:]), tmp_path
     ):
         assert verdict == "clean", line
+
+
+def test_parsers_take_or_refuse_what_was_changed_at_random(tmp_path: Path) -> None:
+    for name, (seeds, parse, expected) in fuzz.parsers(tmp_path).items():
+        assert not fuzz.fuzz(name, seeds, parse, expected, 0.3)
 
 
 @pytest.mark.parametrize("attack", REFUSED_ON_OPENING, ids=lambda a: a.name)
