@@ -68,7 +68,8 @@ def refuse_existing(path: Path, force: bool) -> None:
 def refuse_elsewhere(*inputs: object, outputs: Iterable[object] = ()) -> None:
     """Raises ConfigError for places that are not files or folders of this machine.
 
-    Those are addresses (``s3://bucket``, ``https://host``, ``file:///path``), pipes and devices.
+    Those are addresses (``s3://bucket``, ``https://host``, ``file:///path``), pipes and devices,
+    and for outputs an empty name, which would be the current folder, or one that is no valid text.
     inputs, outputs: paths as users give them; anything but paths is ignored.
     """
     places = [(place, True) for place in inputs] + [(place, False) for place in outputs]
@@ -76,6 +77,10 @@ def refuse_elsewhere(*inputs: object, outputs: Iterable[object] = ()) -> None:
         if not isinstance(place, str | os.PathLike):
             continue
         text = os.fsdecode(place)
+        if not is_input and not text:
+            raise ConfigError("the name of the output is empty: give one")
+        if not is_input and not _is_utf8(text):
+            raise ConfigError(f"{text} is not valid UTF-8: give the output another name")
         if _ADDRESS.search(text):
             advice = "copy it here first" if is_input else "write to a folder here and copy that"
             raise ConfigError(
@@ -88,6 +93,15 @@ def refuse_elsewhere(*inputs: object, outputs: Iterable[object] = ()) -> None:
                 f"{text} is a pipe or a device, and files and folders alone are read and written: "
                 f"{advice}"
             )
+
+
+def _is_utf8(text: str) -> bool:
+    """By its bytes: where the locale is ASCII, Python escapes good ones, too."""
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_device(text: str) -> bool:

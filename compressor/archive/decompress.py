@@ -12,9 +12,10 @@ from ..data.images import Rows
 from ..data.sinks import open_sink
 from ..engine.engine import Engine
 from ..engine.pipeline import in_order
-from ..errors import ArchiveError, DataError
+from ..errors import ArchiveError, DataError, OutputError
 from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
+from ..manifests import HASH, MANIFEST
 from ..model import Model
 from ..progress import Progress
 from ..spec import VectorSpec
@@ -57,6 +58,10 @@ def decompress(
     refuse_input(output, archive, model)
     if output.suffix in (".npy", ".parquet", ".csv"):
         refuse_existing(output, force)
+    elif (output / MANIFEST).exists() and (output / HASH).exists():
+        raise OutputError(
+            f"{output} is a model or an archive, which more files would damage: give another folder"
+        )
     opened = Archive.open(archive, None if model is None else Model.open(model))
     engine = Engine(opened.model, device)
     log.info("device: %s", engine.device)

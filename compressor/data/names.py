@@ -22,8 +22,9 @@ def is_unsafe(name: str) -> bool:
 
 
 def as_text(name: str) -> str:
-    """A file system's or a tar's name as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A file system's or a tar's name as valid Unicode: bytes that are not UTF-8 become %E9 and so
+    on, so that names stay different."""
+    return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
 
 
 def row_names(start: int, stop: int, total: int) -> list[str]:

@@ -197,6 +197,25 @@ def test_paths_that_only_look_like_addresses_are_paths(path: str) -> None:
         refuse_elsewhere(Path("s3://bucket/x"))
 
 
+@pytest.mark.parametrize("name", ["", "caf\udce9.parquet"])
+@pytest.mark.parametrize("verb", WRITERS)
+def test_an_output_without_a_name_or_with_one_that_is_no_text_is_refused(
+    verb: str, name: str, tmp_path: Path, arguments: Callable[..., tuple[object, ...]]
+) -> None:
+    ran = run(*arguments(verb, name))
+    assert ran.code == 2 and ("is empty" if not name else "is not valid UTF-8") in ran.error
+    assert not tree(tmp_path)
+
+
+def test_images_are_not_put_into_a_model_or_an_archive(
+    archive: Path, copy: Path, tmp_path: Path
+) -> None:
+    before = tree(tmp_path)
+    ran = run("decompress", archive, "-o", copy, "--force")
+    assert ran.code == 1 and "is a model or an archive" in ran.error
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("place", ["-", "/dev/stdout", "/dev/fd/1", "/dev/null"])
 @pytest.mark.parametrize("verb", WRITERS)
 def test_an_output_that_is_a_pipe_or_a_device_is_refused(

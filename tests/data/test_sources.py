@@ -276,12 +276,15 @@ def test_a_name_that_other_systems_take_for_a_path_makes_a_file_unreadable(tmp_p
     assert "rename" in found.unreadable[0]
 
 
-def test_a_name_that_is_not_utf8_is_written_with_replacements(tmp_path, clothes, png, read):
-    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123
-        file.write(png(clothes[0]))
+def test_names_that_are_not_utf8_are_written_with_escapes_and_stay_different(
+    tmp_path, clothes, png, read
+):
+    for number, name in enumerate((b"/caf\xe8.png", b"/caf\xe9.png")):
+        with open(os.fsencode(tmp_path) + name, "wb") as file:  # noqa: PTH123
+            file.write(png(clothes[number]))
     found = read(open_source(tmp_path))
-    assert found.names == ["caf\N{REPLACEMENT CHARACTER}.png"]
-    assert np.array_equal(found.pixels[0][..., 0], clothes[0])
+    assert found.names == ["caf%E8.png", "caf%E9.png"]
+    assert np.array_equal(found.pixels[1][..., 0], clothes[1])
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path, files, read):
