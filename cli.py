@@ -478,13 +478,13 @@ def verify(path: str, model: str | None, as_json: bool) -> None:
 
 def _settings(values: tuple[str, ...], config: str | None) -> dict[str, Any]:
     """Settings from --config and, before them, --set."""
-    from compressor.errors import ConfigError, MissingDependency
+    from compressor.errors import ConfigError, MissingDependency, install
 
     try:
         import yaml
     except ImportError as error:
         raise MissingDependency(
-            "training needs compressor[train]: run pip install '.[train]' in its checkout"
+            f"training needs compressor[train]: run {install('train')}"
         ) from error
 
     settings: dict[str, Any] = {}

@@ -34,7 +34,7 @@ from .archive.reader import Archive, Part
 from .data.images import Group, Images
 from .engine.engine import Engine
 from .engine.pipeline import in_order
-from .errors import ArchiveError, ConfigError, MissingDependency
+from .errors import ArchiveError, ConfigError, MissingDependency, install
 from .files import refuse_elsewhere
 from .log import log
 from .model import Model
@@ -43,9 +43,7 @@ try:
     import torch
     from torch.utils.data import Dataset, IterableDataset, get_worker_info
 except ImportError as error:
-    raise MissingDependency(
-        "compressor.datasets needs PyTorch: run pip install '.[train]' in its checkout"
-    ) from error
+    raise MissingDependency(f"compressor.datasets needs PyTorch: run {install('train')}") from error
 
 __all__ = ["ArchiveDataset", "ArchiveStream"]
 

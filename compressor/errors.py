@@ -19,6 +19,11 @@ Only cli.py turns them into exit codes.
 from __future__ import annotations
 
 
+def install(extra: str) -> str:
+    """What to type for an extra: the package is on no index yet."""
+    return f"pip install '.[{extra}]' in compressor's checkout"
+
+
 class CompressorError(Exception):
     """The root; its text is one line for the user."""
 

@@ -6,7 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingDependency, PluginError
+from .errors import MissingDependency, PluginError, install
 
 if TYPE_CHECKING:
     from .plugin import Autoencoder
@@ -68,9 +68,7 @@ def load(found: Found) -> type[Autoencoder]:
     try:
         from .plugin import CONTRACT, Autoencoder, PluginConfig
     except ImportError as error:
-        raise MissingDependency(
-            f"{found} {NEEDS_TRAIN}: run pip install '.[train]' in its checkout"
-        ) from error
+        raise MissingDependency(f"{found} {NEEDS_TRAIN}: run {install('train')}") from error
     try:
         plugin = found.entry_point.load()
     except KeyboardInterrupt:

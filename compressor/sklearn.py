@@ -37,7 +37,7 @@ from .data.arrays import ArraySource
 from .data.images import Rows
 from .engine.engine import Engine
 from .engine.pipeline import chunk_size, in_order
-from .errors import ConfigError, DataError, MissingDependency, UnreadableImage
+from .errors import ConfigError, DataError, MissingDependency, UnreadableImage, install
 from .model import Model, write_model
 from .spec import size_of
 from .training.settings import TrainingSettings
@@ -53,7 +53,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise MissingDependency(
-        "compressor.sklearn needs scikit-learn: run pip install '.[sklearn]' in its checkout"
+        f"compressor.sklearn needs scikit-learn: run {install('sklearn')}"
     ) from error
 
 __all__ = ["AutoencoderDetector", "PyODDetector"]

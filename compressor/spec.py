@@ -26,7 +26,7 @@ MORE_PIXELS = "COMPRESSOR_MAX_PIXELS"  # in the environment, for those who have 
 MAX_SIDE = (1 << 31) - 1  # pixels: what a frame's header and Parquet's int32 hold
 MAX_STRIDE = 1 << 12  # pixels that a code element stands for, along each side
 MAX_HALO = 1 << 12  # code elements
-MAX_CODE = 1 << 28  # elements of a code: what a block may hold
+MAX_CODE = 1 << 28  # elements of a code
 
 
 def max_pixels() -> int:

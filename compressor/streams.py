@@ -50,6 +50,7 @@ def mend() -> None:
     for name, is_answer in (("stdout", True), ("stderr", False)):
         stream = getattr(sys, name)
         if stream is None:
+            # It stays open as long as the process runs; os.devnull is no Path.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         elif isinstance(stream, io.TextIOWrapper):
             raw = getattr(stream.buffer, "raw", stream.buffer)

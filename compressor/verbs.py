@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingDependency
+from .errors import MissingDependency, install
 
 if TYPE_CHECKING:
     from .anomaly.calibrate import calibrate
@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if name in ("train", "export") and (error.name or "").partition(".")[0] in _MAKING:
             raise MissingDependency(
-                f"{name} needs compressor[train]: run pip install '.[train]' in its checkout"
+                f"{name} needs compressor[train]: run {install('train')}"
             ) from error
         raise
 

@@ -36,16 +36,21 @@ import numpy as np
 from .archive.blocks import HEADER_SIZE, Header, images_per_block, numbered, pack, unpack
 from .data.images import Pixels
 from .engine.engine import Engine
-from .errors import ArchiveError, ConfigError, MissingDependency, ModelError, UnreadableImage
+from .errors import (
+    ArchiveError,
+    ConfigError,
+    MissingDependency,
+    ModelError,
+    UnreadableImage,
+    install,
+)
 from .model import Model
 from .spec import size_of
 
 try:
     from zarr.abc.codec import ArrayBytesCodec
 except ImportError as error:
-    raise MissingDependency(
-        "compressor.zarr needs Zarr: run pip install '.[zarr]' in its checkout"
-    ) from error
+    raise MissingDependency(f"compressor.zarr needs Zarr: run {install('zarr')}") from error
 
 __all__ = ["AutoencoderCodec", "use_model"]
 

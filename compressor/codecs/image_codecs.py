@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import Pixels
-from ..errors import ArchiveError, MissingDependency
+from ..errors import ArchiveError, MissingDependency, install
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def imagecodecs() -> Any:
     try:
         import imagecodecs
     except ImportError as error:
-        raise MissingDependency(
-            "JPEG-XL needs imagecodecs: pip install '.[jpegxl]' in its checkout"
-        ) from error
+        raise MissingDependency(f"JPEG-XL needs imagecodecs: {install('jpegxl')}") from error
     return imagecodecs
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels
-from ..errors import MissingDependency
+from ..errors import MissingDependency, install
 
 PEAK = 255  # the largest grey level
 ELEMENTS_AT_ONCE = 1 << 20  # of differences, which take four times the images' memory
@@ -88,7 +88,7 @@ def structural_similarity() -> Callable[..., float]:
         from skimage.metrics import structural_similarity
     except ImportError as error:
         raise MissingDependency(
-            "measuring SSIM needs scikit-image: pip install '.[measure]' in its checkout"
+            f"measuring SSIM needs scikit-image: {install('measure')}"
         ) from error
     function: Callable[..., float] = structural_similarity
     return function

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Pixels
-from ..errors import ConfigError, DataError, MissingDependency
+from ..errors import ConfigError, DataError, MissingDependency, install
 
 # With these limits 6,000 grey images of 28x28 take about a minute on two cores and 12 photos of
 # 768x512 about four, mostly for AVIF. Photos are few, so both forms are measured on the same ones.
@@ -196,7 +196,7 @@ def _imagecodecs() -> Any:
         import imagecodecs
     except ImportError as error:
         raise MissingDependency(
-            "comparing with other codecs needs imagecodecs: pip install '.[bench]' in its checkout"
+            f"comparing with other codecs needs imagecodecs: {install('bench')}"
         ) from error
     return imagecodecs
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from ..errors import CompressorError, UnreadableImage
+from ..errors import CompressorError, UnreadableImage, install
 from ..spec import refuse_pixels
 from .formats import FORMATS, HEAD, NOT_READ, format_of
 from .headers import jpeg_xl_size, more_than_8_bits, refuse_second_ppm
@@ -226,7 +226,7 @@ def _decode_jpeg_xl(data: bytes) -> Decoded:
         import imagecodecs
     except ImportError as error:
         raise UnreadableImage(
-            "is JPEG-XL, which needs imagecodecs: pip install '.[jpegxl]' in its checkout"
+            f"is JPEG-XL, which needs imagecodecs: {install('jpegxl')}"
         ) from error
     _refuse_size(*jpeg_xl_size(data))
     try:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,13 +26,11 @@ from ..errors import DataError, UnreadableImage
 from ..log import log
 from ..model import Model
 from ..progress import Progress
-from ..spec import DataSpec, ImageSpec, VectorSpec
+from ..spec import ImageSpec, VectorSpec
 from .engine import Engine
 from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
-
-Misfit = Callable[[tuple[int, ...]], str]
 
 MAX_WHOLE = 1 << 24  # pixels of an image that does not go through the graphs in tiles
 ROWS_LOOKED_AT = 64  # of an array, before it is refused for its channels
@@ -123,20 +121,50 @@ class Job:
         self._warn_of_rough()
 
     def load(self, chunk: Chunk) -> Iterator[Images]:
-        """The pieces of a chunk as ``fitting`` makes them; what has another size is not decoded."""
-        with sizes_refused_by(self._misfit_of_size):
-            for images in chunk.load():
-                yield fitting(images, self.model.spec, self._misfit)
+        """The pieces of a chunk in the model's channels; those that do not fit are unreadable, and
+        not even decoded where their size says so.
 
-    def _misfit_of_size(self, height: int, width: int) -> str:
-        return self._misfit(self.model.spec.shape_of(height, width))
+        Channels change without loss alone: grey is three equal channels, opaque alpha none.
+        """
+        spec = self.model.spec
+        with sizes_refused_by(lambda height, width: self._misfit(spec.shape_of(height, width))):
+            for images in chunk.load():
+                yield self._fitting(images)
+
+    def _fitting(self, images: Images) -> Images:
+        groups, unreadable, converted = [], dict(images.unreadable), 0
+        for group in images.groups:
+            fitted, others = self._fitted(group)
+            unreadable |= others
+            if fitted is not None:
+                groups.append(fitted)
+                if fitted.pixels.shape[3:] != group.pixels.shape[3:]:
+                    converted += len(fitted.positions)
+        return replace(images, groups=groups, unreadable=unreadable, converted=converted)
+
+    def _fitted(self, group: Group) -> tuple[Group | None, dict[int, str]]:
+        """Those of a group that fit the model, and why the others do not."""
+        pixels, positions, spec = group.pixels, group.positions, self.model.spec
+        others: dict[int, str] = {}
+        if isinstance(spec, ImageSpec) and pixels.ndim == 4 and pixels.shape[3] != spec.channels:
+            pixels, fits = in_channels(pixels, spec.channels)
+            reason = self._misfit(group.pixels.shape[1:])
+            others = dict.fromkeys(positions[~fits].tolist(), reason)
+            positions = positions[fits]
+        if len(positions) and (reason := self._misfit(pixels.shape[1:])):
+            return None, others | dict.fromkeys(positions.tolist(), reason)
+        if pixels is group.pixels:
+            return group, others
+        return (Group(positions, pixels) if len(positions) else None), others
 
     def _misfit(self, shape: tuple[int, ...]) -> str:
         """Why an input of a shape does not fit the model; empty if it does."""
+        try:
+            self.model.spec.check(shape)
+        except UnreadableImage as error:
+            return str(error)
         code = self.model.code
         in_tiles = code.stride is None or code.halo is not None
-        if reason := misfit(self.model.spec, shape):
-            return reason
         if not in_tiles and math.prod(shape[:2]) > MAX_WHOLE:
             return (
                 f"is {shape[0]}x{shape[1]}: the model works on whole images alone, not in tiles, "
@@ -200,46 +228,3 @@ class Job:
             "seconds": round(time.monotonic() - self._started, 3),
             "device": self.engine.device.name,
         }
-
-
-def fitting(images: Images, spec: DataSpec, misfit_of: Misfit | None = None) -> Images:
-    """The same images in the model's channels; those that do not fit the model are unreadable.
-
-    Channels change without loss alone: grey is three equal channels, opaque alpha none.
-    ``misfit_of`` says why a shape does not fit, in place of ``spec``.
-    """
-    misfit_of = misfit_of or partial(misfit, spec)
-    groups, unreadable, converted = [], dict(images.unreadable), 0
-    for group in images.groups:
-        fitted, others = _fitted(group, spec, misfit_of)
-        unreadable |= others
-        if fitted is not None:
-            groups.append(fitted)
-            if fitted.pixels.shape[3:] != group.pixels.shape[3:]:
-                converted += len(fitted.positions)
-    return replace(images, groups=groups, unreadable=unreadable, converted=converted)
-
-
-def _fitted(group: Group, spec: DataSpec, misfit_of: Misfit) -> tuple[Group | None, dict[int, str]]:
-    """Those of a group that fit the model, and why the others do not."""
-    pixels, positions = group.pixels, group.positions
-    others: dict[int, str] = {}
-    if isinstance(spec, ImageSpec) and pixels.ndim == 4 and pixels.shape[3] != spec.channels:
-        pixels, fits = in_channels(pixels, spec.channels)
-        reason = misfit_of(group.pixels.shape[1:])
-        others = dict.fromkeys(positions[~fits].tolist(), reason)
-        positions = positions[fits]
-    if len(positions) and (reason := misfit_of(pixels.shape[1:])):
-        return None, others | dict.fromkeys(positions.tolist(), reason)
-    if pixels is group.pixels:
-        return group, others
-    return (Group(positions, pixels) if len(positions) else None), others
-
-
-def misfit(spec: DataSpec, shape: tuple[int, ...]) -> str:
-    """Why an input of a shape does not fit; empty if it does."""
-    try:
-        spec.check(shape)
-    except UnreadableImage as error:
-        return str(error)
-    return ""

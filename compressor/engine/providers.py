@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..errors import DeviceError
+from ..errors import DeviceError, install
 from ..log import log
 from ..runtime import ort
 
@@ -115,7 +115,7 @@ def _session(name: str, graph: bytes) -> ort.InferenceSession:
     if session.get_providers()[0] != PROVIDERS[name]:
         raise DeviceError(
             f"{name} cannot be used: ONNX Runtime turned to {session.get_providers()[0]}; "
-            "the driver or its libraries are missing (CUDA's: pip install '.[gpu]' in its checkout)"
+            f"the driver or its libraries are missing (CUDA's: {install('gpu')})"
         )
     return session
 

@@ -356,7 +356,7 @@ def test_without_scikit_image_psnr_is_measured_alone(
     assert alone["psnr"] == whole["psnr"] and alone["psnr_min"] == whole["psnr_min"]
     assert alone["ssim"] is None and alone["ssim_min"] is None and whole["ssim"] > 0
     lines = [r.getMessage() for r in caplog.records if "scikit-image" in r.getMessage()]
-    assert len(lines) == 1 and "pip install '.[measure]' in its checkout" in lines[0]
+    assert len(lines) == 1 and "pip install '.[measure]' in compressor's checkout" in lines[0]
     table = pq.read_table(tmp_path / "alone.parquet")
     assert table["ssim"].null_count == 9 and table["psnr"].null_count == 0
 

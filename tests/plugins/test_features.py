@@ -129,7 +129,7 @@ def test_without_its_package_one_line_says_what_to_install(clothes: Pixels, tmp_
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert (
-        "pip install '.[features]' in its checkout" in ended.stderr
+        "pip install '.[features]' in compressor's checkout" in ended.stderr
         and ended.stderr.count("\n") == 1
     )
 
