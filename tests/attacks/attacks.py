@@ -700,7 +700,7 @@ def tar_of(members: Iterable[tuple[str, bytes, int]], compression: str = "gz") -
             for name, kind, size in members:
                 member = tarfile.TarInfo(name)
                 member.type, member.size = kind, size
-                tar.addfile(member, Zeros(size))  # type: ignore[arg-type]
+                tar.addfile(member, io.BufferedReader(Zeros(size)))
         return path
 
     return make
@@ -710,10 +710,14 @@ class Zeros(io.RawIOBase):
     def __init__(self, size: int) -> None:
         self._left = size
 
-    def read(self, size: int = -1) -> bytes:
-        size = self._left if size < 0 else min(size, self._left)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = min(len(buffer), self._left)
+        buffer[:size] = bytes(size)
         self._left -= size
-        return bytes(size)
+        return size
 
 
 def zip_of(name: str, size: int) -> Make:
@@ -803,16 +807,8 @@ def arguments(verb: str, path: Path, folder: Path) -> list[str]:
     if verb.startswith("data"):
         if verb == "data train":
             return ["train", "codec", str(path), "-o", str(folder / "out"), "--max-steps", "1"]
-        return [
-            "compress",
-            str(path),
-            "-m",
-            str(MODEL),
-            "-o",
-            str(folder / "out"),
-            "--device",
-            "cpu",
-        ]
+        end = str(folder / "out")
+        return ["compress", str(path), "-m", str(MODEL), "-o", end, "--device", "cpu"]
     if verb == "report":
         return ["report", str(path), str(images), "-o", str(folder / "page.html")]
     if verb == "start":

@@ -55,9 +55,10 @@ def parsers(folder: Path) -> dict[str, tuple[list[bytes], Parser, tuple[type[Exc
     graphs = [file.read_bytes() for file in sorted(model.glob("*.onnx"))]
     frames = (archive / "blocks" / "part-00000.bin").read_bytes()
 
+    header = Header.parse(frames)
+    assert header is not None
+
     def block(content: bytes) -> object:
-        header = Header.parse(frames)
-        assert header is not None
         frame = header._replace(length=len(content), payload_crc=crc(content)).to_bytes()
         return unpack(frame + content, opened.prior, opened.code)
 
@@ -113,7 +114,7 @@ def parsers(folder: Path) -> dict[str, tuple[list[bytes], Parser, tuple[type[Exc
             EXPECTED,
         ),
         "frames": ([frames], on_disk("part.bin", lambda path: list(scan(path))), EXPECTED),
-        "payload": ([frames[Header.parse(frames).size :]], block, EXPECTED),  # type: ignore[union-attr]
+        "payload": ([frames[header.size :]], block, EXPECTED),
         "packed weights": (packed, lambda content: unpack_weights(content, 1 << 22), OF_ARRAYS),
         "prior.bin": (
             [opened.read("prior.bin")],

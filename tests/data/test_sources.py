@@ -280,6 +280,7 @@ def test_names_that_are_not_utf8_are_written_with_escapes_and_stay_different(
     tmp_path, clothes, png, read
 ):
     for number, name in enumerate((b"/caf\xe8.png", b"/caf\xe9.png")):
+        # A Path takes no bytes.
         with open(os.fsencode(tmp_path) + name, "wb") as file:  # noqa: PTH123
             file.write(png(clothes[number]))
     found = read(open_source(tmp_path))
