@@ -27,7 +27,7 @@ from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
 from .portable import OPSET, clean, refuse_unportable
-from .scores import FurtherScorer, Scorer, score_names
+from .scores import UNSCALED, FurtherScorer, Scales, Scorer, score_names
 
 CODE_LIMIT = 2**24  # float32 counts integers without gaps up to here
 
@@ -133,17 +133,17 @@ class Everything(nn.Module):
 
 
 def export_graphs(
-    model: Autoencoder, steps: Tensor, nats: float | None = None
+    model: Autoencoder, steps: Tensor, scales: Scales = UNSCALED
 ) -> dict[str, onnx.ModelProto]:
     """encoder, decoder, scorer and further by name. steps: float32, broadcastable to code_shape.
 
-    nats: of a unit of distortion, for the -ELBO of Gaussian codes (scores.py).
+    scales: what scores are relative to (scores.py).
 
     Neither decoder nor further is there where features are rebuilt: both make pixels again.
 
     Raises ExportError if a graph cannot be exported or would not run everywhere.
     """
-    return Traced(model, steps, nats).graphs(model, steps, nats)
+    return Traced(model, steps, scales).graphs(model, steps, scales)
 
 
 class Traced:
@@ -154,8 +154,8 @@ class Traced:
     Arguments are those of ``export_graphs``, and so are the errors.
     """
 
-    def __init__(self, model: Autoencoder, steps: Tensor, nats: float | None) -> None:
-        module, spec, stride = _everything(model, steps, nats), model.spec, model.stride
+    def __init__(self, model: Autoencoder, steps: Tensor, scales: Scales) -> None:
+        module, spec, stride = _everything(model, steps, scales), model.spec, model.stride
         kind = str(spec.kind)
         if isinstance(spec, ImageSpec) and stride is not None:
             # torch.export makes an axis of length one a constant
@@ -168,7 +168,7 @@ class Traced:
         code_axes = ["N", *(f"code_{axis}" for axis in range(1, code.ndim))]
         if stride is not None:
             code_axes = ["N", "code_1", "h", "w"]
-        scores = {name: ["N"] for name in score_names(model, nats)}
+        scores = {name: ["N"] for name in score_names(model, scales)}
         self._parts = {
             "encoder": Part({kind: data_axes}, {"code": code_axes}),
             "scorer": Part({kind: data_axes}, {**scores, "error_map": data_axes[:3]}),
@@ -186,10 +186,10 @@ class Traced:
         self._proto = _export(module, inputs, [kind, "code"][: len(inputs)], outputs, stride)
 
     def graphs(
-        self, model: Autoencoder, steps: Tensor, nats: float | None
+        self, model: Autoencoder, steps: Tensor, scales: Scales
     ) -> dict[str, onnx.ModelProto]:
         """The graphs with the weights of ``model``, which has the architecture that was traced."""
-        weights = _everything(model, steps, nats).state_dict()
+        weights = _everything(model, steps, scales).state_dict()
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
         for tensor in proto.graph.initializer:
@@ -202,13 +202,13 @@ class Traced:
         return {name: _part(whole, name, part) for name, part in self._parts.items()}
 
 
-def _everything(model: Autoencoder, steps: Tensor, nats: float | None) -> Everything:
+def _everything(model: Autoencoder, steps: Tensor, scales: Scales) -> Everything:
     """A copy of the model, ready to be exported."""
     model = without_batch_norm(model.eval()).eval()
     decoder = further = None
     if not model.rebuilds_features:
         decoder, further = Decoder(model, steps), FurtherScorer(model)
-    return Everything(Encoder(model, steps), decoder, Scorer(model, nats), further).eval()
+    return Everything(Encoder(model, steps), decoder, Scorer(model, scales), further).eval()
 
 
 @dataclass(frozen=True)

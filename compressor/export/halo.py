@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..plugin import Autoencoder, Pass
 from ..spec import ImageSpec
-from .scores import error_map
+from .scores import Scorer
 
 FIELDS_TRIED = (
     8,
@@ -36,10 +36,11 @@ def measure_halo(model: Autoencoder) -> int | None:
     def code_of(x: Tensor) -> Tensor:
         return Pass(model, x).code.mean
 
+    scorer = Scorer(model)
     code = code_of(torch.zeros(1, spec.channels, 2 * stride, 2 * stride))
     reaches = [
         _reach(code_of, spec.channels, stride, 1),
-        _reach(lambda x: error_map(Pass(model, x))[:, None], spec.channels, stride, stride),
+        _reach(lambda x: scorer.error_map(Pass(model, x))[:, None], spec.channels, stride, stride),
     ]
     if not model.rebuilds_features:
         reaches.append(_reach(model.decode, code.shape[1], 1, stride))

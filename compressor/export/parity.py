@@ -23,7 +23,7 @@ from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass
 from ..spec import VectorSpec
 from .graphs import Decoder, Encoder
-from .scores import FurtherScorer, Scorer, score_names
+from .scores import UNSCALED, FurtherScorer, Scales, Scorer, score_names
 
 BATCHES = (1, 2, 5)
 ROUNDING_TIE = 1e-3  # codes this near to a rounding boundary may fall on either side
@@ -61,7 +61,7 @@ def check_parity(
     steps: Tensor,
     graphs: Mapping[str, bytes],
     data: npt.NDArray[Any],
-    nats: float | None = None,
+    scales: Scales = UNSCALED,
 ) -> Parity:
     """Runs torch and ONNX Runtime on ``data`` (N, *spec.shape) in batches of 1, 2 and 5.
 
@@ -91,7 +91,7 @@ def check_parity(
             decoded_apart = max(
                 decoded_apart or 0.0, _decoded_apart(model, onnx_decoded, decoded, size)
             )
-        for name, apart in _scores_apart(model, sessions, batch, nats).items():
+        for name, apart in _scores_apart(model, sessions, batch, scales).items():
             if name == "l2":
                 l2_apart = max(l2_apart, apart)
             elif not apart <= 1:
@@ -147,12 +147,12 @@ def _decoded_apart(
 
 @torch.no_grad()
 def _scores_apart(
-    model: Autoencoder, sessions: Mapping[str, Any], batch: npt.NDArray[Any], nats: float | None
+    model: Autoencoder, sessions: Mapping[str, Any], batch: npt.NDArray[Any], scales: Scales
 ) -> dict[str, float]:
     """How far each output of the scorers is from torch's, as a part of what is allowed."""
     passed = Pass(model, Normalisation(model.spec)(torch.from_numpy(batch)), training=False)
-    names = [*score_names(model, nats), "error_map"]
-    ours = [output.numpy() for output in Scorer(model, nats).of(passed)]
+    names = [*score_names(model, scales), "error_map"]
+    ours = [output.numpy() for output in Scorer(model, scales).of(passed)]
     onnxs = list(sessions["scorer"].run(names, {model.spec.kind: batch}))
     if "further" in sessions:
         further = FurtherScorer(model)

@@ -20,6 +20,9 @@ need x^ to be an input for f, so models that rebuild features lack them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +38,69 @@ GRADIENT_SCALES = 3
 NATS_PER_ELEMENT = {"square": 0.5, "absolute": 1.0, "cross-entropy": None}
 GRADIENT_STABILITY = 0.0026  # c of Xue et al. 2014, for values in [0, 1]
 MAX_HIDDEN_DIFFERENCES = 512  # whose covariance a model stores
+BORDER = 2  # places of features from the border inwards that have a scale of their own
+UNUSUAL = 2.5  # deviations above the mean are where scales make normal inputs' errors equal
+SMALLEST_SCALE = 0.01
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What scores are relative to; known after the training.
+
+    nats: what a unit of distortion is in nats, for -ELBO; None where codes are not Gaussian.
+    border: of models that rebuild features; None of others. What is padded makes features near the
+    border that are rare, and so badly rebuilt: there error_map has the error relative to that of
+    normal inputs. A kernel (1, 1, 5, 5) which, applied to ones with zeros around them, gives the
+    logarithm of what squared errors are multiplied by.
+    """
+
+    nats: float | None = None
+    border: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def learn(
+        cls, model: Autoencoder, x: Tensor, images: Iterable[Tensor], rate_asked: bool
+    ) -> Scales:
+        """From held-out inputs x (N, ...), and from ``images``, batches of them, where borders are
+        looked at. With a rate nothing has held the scale of a Gaussian code: no nats."""
+        nats = None if rate_asked else nats_of(model, x)
+        if not model.rebuilds_features:
+            return cls(nats)
+        passes = (Pass(model, piece, training=False) for piece in images)
+        errors = torch.cat([feature_errors(passed) for passed in passes])
+        return cls(nats, _border_kernel(_equalising(errors[:, 0])))
+
+
+UNSCALED = Scales()
+
+
+def _equalising(errors: Tensor) -> Tensor:
+    """Squared errors (N, h, w) -> what they are to be multiplied by, from SMALLEST_SCALE to 1, in
+    each of the 5x5 kinds of places that there are: BORDER on each side, and the middle."""
+    kinds = 2 * BORDER + 1
+    scales = torch.ones(kinds, kinds)
+    if min(errors.shape[1:]) < kinds:
+        return scales
+    down, across = (
+        torch.arange(size).clamp_max(BORDER) + (torch.arange(size) - size + kinds - BORDER).clamp(0)
+        for size in errors.shape[1:]
+    )  # of each row and column the kind
+    unusual = torch.empty(kinds, kinds)
+    for row in range(kinds):
+        for column in range(kinds):
+            of_kind = errors[:, down == row][:, :, across == column]
+            unusual[row, column] = of_kind.mean() + UNUSUAL * of_kind.std(correction=0)
+    middle = unusual[BORDER, BORDER]
+    return (middle / unusual.clamp_min(1e-12)).clamp(SMALLEST_SCALE, 1)
+
+
+def _border_kernel(scales: Tensor) -> Tensor:
+    """Scales.border, from the scales of an image with 5x5 places, which has each kind once."""
+    # Which ones of a line of 5 each number of a kernel of 5 meets: row by row the kind of place.
+    covers = torch.ones_like(scales).triu(-BORDER).tril(BORDER).flip(1)
+    uncover: Tensor = torch.linalg.inv(covers)
+    return (uncover @ scales.log() @ uncover.T)[None, None]
 
 
 class GradientError(nn.Module):
@@ -69,16 +135,21 @@ class Scorer(nn.Module):
     """data (N, *spec.shape) -> each score (N,), then error_map (N, H, W) or (N, D).
 
     error_map has l2's errors, for images a mean over channels only, for features resized to the
-    image's size. nats: what a unit of distortion is in nats, where codes are Gaussian: ``nats_of``.
+    image's size.
     """
 
     nats: Tensor | None
+    border: Tensor | None
 
-    def __init__(self, model: Autoencoder, nats: float | None = None) -> None:
+    def __init__(self, model: Autoencoder, scales: Scales = UNSCALED) -> None:
         super().__init__()
         self.model, self.normalisation = model, Normalisation(model.spec)
-        # A buffer, and no constant: its value is known after the training.
-        self.register_buffer("nats", None if nats is None else torch.tensor(nats))
+        # Buffers, and no constants: their values are known after the training.
+        self.register_buffer("nats", None if scales.nats is None else torch.tensor(scales.nats))
+        border = scales.border
+        if border is None and model.rebuilds_features:
+            border = torch.zeros(1, 1, 2 * BORDER + 1, 2 * BORDER + 1)
+        self.register_buffer("border", border)
 
     def named(self, passed: Pass) -> dict[str, Tensor]:
         """The scores by name, without error_map; raises ExportError if two share one."""
@@ -109,23 +180,25 @@ class Scorer(nn.Module):
 
     def of(self, passed: Pass) -> tuple[Tensor, ...]:
         """What ``forward`` returns."""
-        return *self.named(passed).values(), error_map(passed)
+        return *self.named(passed).values(), self.error_map(passed)
+
+    def error_map(self, passed: Pass) -> Tensor:
+        """The squared error, a mean over an image's channels: (N, H, W), or (N, D) of vectors."""
+        if self.border is None:
+            error = (passed.target - passed.pixels).square()
+            return error if error.ndim == 2 else error.mean(1)
+        error = feature_errors(passed)
+        error = error * F.conv2d(error * 0 + 1, self.border, padding=BORDER).exp()
+        return F.interpolate(error, passed.x.shape[2:], mode="bilinear")[:, 0]
 
 
-def error_map(passed: Pass) -> Tensor:
-    """The squared error, a mean over an image's channels: (N, H, W), or (N, D) of vectors.
-
-    The features' error is first averaged over 3x3 places, which a defect fills and noise rarely.
-    """
-    error = (passed.target - passed.pixels).square()
-    if error.ndim == 2:
-        return error
-    error = error.mean(1, keepdim=True)
-    if passed.model.rebuilds_features:
-        ones = error.new_ones(1, 1, 3, 3)
-        error = F.conv2d(error, ones, padding=1) / F.conv2d(error * 0 + 1, ones, padding=1)
-        error = F.interpolate(error, passed.x.shape[2:], mode="bilinear")
-    return error[:, 0]
+def feature_errors(passed: Pass) -> Tensor:
+    """The squared error of features, a mean over channels and over 3x3 places, which a defect fills
+    and noise rarely: (N, 1, h, w)."""
+    error = (passed.target - passed.pixels).square().mean(1, keepdim=True)
+    ones = error.new_ones(1, 1, 3, 3)
+    mean: Tensor = F.conv2d(error, ones, padding=1) / F.conv2d(error * 0 + 1, ones, padding=1)
+    return mean
 
 
 class FurtherScorer(nn.Module):
@@ -177,11 +250,11 @@ def per_input(values: Tensor) -> Tensor:
     return values.mean(tuple(range(1, values.ndim)))
 
 
-def score_names(model: Autoencoder, nats: float | None = None) -> tuple[str, ...]:
+def score_names(model: Autoencoder, scales: Scales = UNSCALED) -> tuple[str, ...]:
     """The names of the scorer's outputs, except error_map."""
     with torch.no_grad():
         x = Normalisation(model.spec)(example(model.spec, 2))
-        return tuple(Scorer(model, nats).named(Pass(model, x)))
+        return tuple(Scorer(model, scales).named(Pass(model, x)))
 
 
 @torch.no_grad()

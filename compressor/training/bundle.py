@@ -34,7 +34,7 @@ from ..export.graphs import Traced, without_outputs
 from ..export.halo import measure_halo
 from ..export.hyperprior import export_hyperprior
 from ..export.parity import BATCHES, Parity, check_parity
-from ..export.scores import FurtherScorer, nats_of, score_names
+from ..export.scores import FurtherScorer, Scales, score_names
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import WEIGHTS, ModelManifest, PluginEntry, calibration_bytes
@@ -56,6 +56,7 @@ FINISHING = (
     "scoring calibration data",
 )
 PROBE_ELEMENTS = 2**20  # of the inputs on which rounding is judged, 1,024 of them at most
+BORDERED_INPUTS, BORDERED_ELEMENTS = 256, 2**24  # whose features' borders are looked at
 PRIOR_ELEMENTS = 2**24  # of the codes that the tables are learned from
 COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
 GOLDEN_INPUTS = 5
@@ -190,6 +191,14 @@ class _Trained:
         rows = padded(self.dataset.rows[spread], self.model.stride)
         return rows, Normalisation(self.model.spec)(torch.from_numpy(rows))
 
+    def bordered(self) -> Iterator[Tensor]:
+        """Whole held-out images, as x, for what is looked at of their borders."""
+        count = max(8, min(BORDERED_INPUTS, BORDERED_ELEMENTS // self.model.spec.elements))
+        some = self.held_out[:: -(-len(self.held_out) // count)]
+        for piece in pieces(some, self.model.spec):
+            rows = padded(self.dataset.rows[piece], self.model.stride)
+            yield Normalisation(self.model.spec)(torch.from_numpy(rows))
+
     def weights(self) -> dict[str, Tensor]:
         """The model's and the bottleneck's, to go on from."""
         return {**self.model.state_dict(), **self.bottleneck_weights}
@@ -216,20 +225,21 @@ def _export(
 ) -> tuple[_Unsaved, dict[str, Any]]:
     """The graphs, which an engine can run, and how far they are from torch."""
     model = trained.model
-    # With a rate nothing has held the scale of a Gaussian code.
-    nats = None if trained.rate_asked else nats_of(model, probe)
+    scales = Scales.learn(model, probe, trained.bordered(), trained.rate_asked)
 
     def checked(made: Mapping[str, ModelProto]) -> tuple[dict[str, bytes], Parity]:
         contents = {n: graph.SerializeToString(deterministic=True) for n, graph in made.items()}
-        return contents, check_parity(model, steps, contents, rows[: sum(BATCHES)], nats)
+        return contents, check_parity(model, steps, contents, rows[: sum(BATCHES)], scales)
 
     try:
-        graphs, parity = checked((traced or Traced(model, steps, nats)).graphs(model, steps, nats))
+        graphs, parity = checked(
+            (traced or Traced(model, steps, scales)).graphs(model, steps, scales)
+        )
     except ExportError:
         if traced is None:
             raise
         # Training may have changed more than weights: what f and g do then has to be traced anew.
-        graphs, parity = checked(Traced(model, steps, nats).graphs(model, steps, nats))
+        graphs, parity = checked(Traced(model, steps, scales).graphs(model, steps, scales))
     left_out = parity.disagreeing
     for score, apart in left_out.items():
         log.warning(
@@ -247,7 +257,7 @@ def _export(
         files={f"{name}.onnx": content for name, content in graphs.items()},
         code=CodeSpec(shape=shape, stride=model.stride, halo=measure_halo(model)),
         spec=model.spec,
-        graph_scores=tuple(n for n in score_names(model, nats) if n not in left_out),
+        graph_scores=tuple(n for n in score_names(model, scales) if n not in left_out),
         default_score=None if model.default_score in left_out else model.default_score,
         further_scores=tuple(
             name

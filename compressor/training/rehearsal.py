@@ -13,7 +13,7 @@ import torch
 from ..engine.tiles import padded
 from ..export.graphs import Traced
 from ..export.parity import BATCHES, check_parity
-from ..export.scores import nats_of
+from ..export.scores import Scales
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder
 from .dataset import Dataset, Indices
@@ -32,10 +32,9 @@ def rehearse(model: Autoencoder, dataset: Dataset, indices: Indices) -> Traced:
     with torch.random.fork_rng():
         code = model_code(model, x)
         steps = torch.ones(code.shape[1], *[1] * (code.ndim - 2))
-        nats = None if rate_asked else nats_of(model, x)
-        traced = Traced(model, steps, nats)
-        graphs = traced.graphs(model, steps, nats)
-        check_parity(
-            model, steps, {name: g.SerializeToString() for name, g in graphs.items()}, rows, nats
-        )
+        scales = Scales.learn(model, x, [x], rate_asked)
+        traced = Traced(model, steps, scales)
+        graphs = traced.graphs(model, steps, scales)
+        contents = {name: graph.SerializeToString() for name, graph in graphs.items()}
+        check_parity(model, steps, contents, rows, scales)
     return traced

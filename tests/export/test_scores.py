@@ -19,10 +19,10 @@ from compressor.data.images import Pixels
 from compressor.errors import ExportError
 from compressor.export.graphs import export_graphs
 from compressor.export.parity import check_parity
-from compressor.export.scores import FurtherScorer, nats_of, score_names
+from compressor.export.scores import FurtherScorer, Scales, Scorer, nats_of, score_names
 from compressor.model import Model
 from compressor.normalisation import Normalisation
-from compressor.plugin import Pass
+from compressor.plugin import Autoencoder, Code, Pass, PluginConfig
 from compressor.spec import ImageSpec, VectorSpec
 
 SPEC = ImageSpec(height=28, width=28, channels=1)
@@ -86,16 +86,17 @@ def test_gaussian_codes_have_kl_and_the_negative_elbo(
     model.eval()
     x = Normalisation(model.spec)(torch.from_numpy(clothes[500:700]))
     nats = nats_of(model, x)
-    assert score_names(model, nats) == ("l2", "l1", "kl", "elbo")
-    assert score_names(model, None) == ("l2", "l1")  # where a rate was asked
+    scales = Scales(nats)
+    assert score_names(model, scales) == ("l2", "l1", "kl", "elbo")
+    assert score_names(model) == ("l2", "l1")  # where a rate was asked
     passed = Pass(model, x, training=False)
     with torch.no_grad():
         posterior = torch.distributions.Normal(passed.code.mean, passed.code.scale)
         kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum(1)
         deviation = (x - passed.pixels).square().mean().sqrt()
         seen = torch.distributions.Normal(passed.pixels, deviation).log_prob(x).flatten(1).sum(1)
-    graphs = {n: g.SerializeToString() for n, g in export_graphs(model, STEPS, nats).items()}
-    check_parity(model, STEPS, graphs, clothes[:8], nats)
+    graphs = {n: g.SerializeToString() for n, g in export_graphs(model, STEPS, scales).items()}
+    check_parity(model, STEPS, graphs, clothes[:8], scales)
     import onnxruntime as ort
 
     session = ort.InferenceSession(graphs["scorer"], providers=["CPUExecutionProvider"])
@@ -115,15 +116,55 @@ def test_with_a_cross_entropy_the_negative_elbo_is_the_loss_without_noise(
         logits = model.decode(model.encode(x).mean)
         distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
         kl = model.penalty(Pass(model, x, training=True))["kl"]
-    graphs = {n: g.SerializeToString() for n, g in export_graphs(model, STEPS, 1.0).items()}
+    graphs = {n: g.SerializeToString() for n, g in export_graphs(model, STEPS, Scales(1.0)).items()}
     assert nats_of(model, x) == 1.0
-    check_parity(model, STEPS, graphs, clothes[:8], 1.0)
+    check_parity(model, STEPS, graphs, clothes[:8], Scales(1.0))
     import onnxruntime as ort
 
     session = ort.InferenceSession(graphs["scorer"], providers=["CPUExecutionProvider"])
     found = session.run(["kl", "elbo"], {"image": clothes[500:700]})
     np.testing.assert_allclose(found[0].mean(), kl.mean(), rtol=1e-3)
     np.testing.assert_allclose(found[1] - found[0], distortion.flatten(1).sum(1), rtol=1e-3)
+
+
+class Padded(Autoencoder):
+    """Rebuilds noise as nothing, with larger errors near the border, the most in one corner."""
+
+    contract = 2
+    Config = PluginConfig
+    rebuilds_features = True
+
+    def target(self, x: Tensor) -> Tensor:
+        louder = torch.ones(9, 11)
+        louder[0], louder[:, -2:] = 2.0, 1.5
+        louder[0, -1] = 4.0
+        return (x[:, :, ::2, ::2] - 0.5) * louder
+
+    def encode(self, x: Tensor) -> Code:
+        return Code(x * 1.0)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z * 0.0
+
+
+@torch.no_grad()
+def test_errors_of_features_near_the_border_are_relative_to_normal_ones_there() -> None:
+    model = Padded(PluginConfig(), ImageSpec(height=18, width=22, channels=1)).eval()
+    torch.manual_seed(0)
+    normal, unseen = torch.rand(300, 1, 18, 22), torch.rand(600, 1, 18, 22)
+    passed = Pass(model, unseen, training=False)
+
+    def in_corner(scorer: Scorer) -> float:
+        """The share of error maps with their maximum in 4x4 of the 396 pixels."""
+        places = scorer.error_map(passed).flatten(1).argmax(1)
+        return ((places // 22 < 4) & (places % 22 >= 18)).double().mean().item()
+
+    scales = Scales.learn(model, normal, [normal[:200], normal[200:]], rate_asked=False)
+    assert in_corner(Scorer(model)) > 0.5
+    assert in_corner(Scorer(model, scales)) < 0.1
+    middle = (slice(None), slice(6, 12), slice(6, 14))
+    maps = [Scorer(model, s).error_map(passed)[middle] for s in (Scales(), scales)]
+    torch.testing.assert_close(*maps)
 
 
 def test_vectors_have_no_gradients() -> None:
