@@ -444,6 +444,8 @@ def _checked_manifest(
 ) -> ModelManifest:
     if text is None:
         raise ModelError(f"{location} is not a model: it has no manifest.json")
+    if stored_hash is None:
+        raise ModelError(f"{location} has no manifest.sha256: take a good copy of the model")
     if stored_hash != hash_line(text):
         raise ModelError(
             f"{location}/manifest.json does not have the hash in manifest.sha256: "

@@ -28,7 +28,8 @@ def verdict(summary: Mapping[str, Any]) -> Iterator[str]:
     archive, model, images = (summary[k] for k in ("archive_bytes", "model_bytes", "images"))
     source = summary["source_bytes"]
     if source:
-        yield f"the archive is {_by_how_much(archive, source)} than the data as they were stored"
+        smaller = _by_how_much(archive, source)
+        yield f"the archive is {smaller} than the data as they were stored, {_loss(summary)}"
         if archive >= source:
             yield "it does not pay for these data: keep them as they are"
     rivals = [r for r in summary.get("compare", ()) if r["codec"] != OURS and r["bytes"]]
@@ -42,6 +43,14 @@ def verdict(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"its model does not pay, however many such images there are: use {best['codec']}"
     elif archive >= best["bytes"]:
         yield f"its model pays from about {math.ceil(model / saved):,} such images on"
+
+
+def _loss(summary: Mapping[str, Any]) -> str:
+    for name, unit in (("psnr", " dB"), ("mse", "")):
+        if name in summary:
+            value = summary[name]
+            return f"with {name.upper()} {value:.4g}{unit}" if value is not None else "exactly"
+    return "with a loss that was not measured (--measure)"
 
 
 def _by_how_much(size: int, other: int) -> str:

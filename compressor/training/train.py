@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ from ..plugin import Autoencoder
 from ..progress import Progress
 from ..registry import Found, find, load
 from ..resume import FolderLock, empty
+from ..spec import VectorSpec
 from .bundle import FINISHING, bundle
 from .checkpoint import Checkpoint, State, log_bytes
 from .dataset import Dataset, load_dataset, pieces, split_rows
@@ -77,9 +79,11 @@ def train(
     ``resume`` goes on from there.
 
     Gives model, plugin, parameters, seconds, epochs, validation_loss (of an image, the sum over its
-    elements; None without validation), psnr (in dB, of held-out data) and bits (of a pixel, or of
-    a vector's number, by the prior), aim (quality=DB or bits=B, if one was asked), images,
-    unreadable, left_out, and warnings, in sentences. Raises CompressorError.
+    elements; None without validation), of held-out data psnr (in dB) or, of vectors, mse (of
+    standardised numbers), bits (of a pixel, or of a vector's number, by the prior), aim (quality=DB
+    or bits=B, if one was asked), images, unreadable, left_out, smallest_fpr (the smallest --fpr
+    that score can hold with the calibration inputs kept aside), and warnings, in sentences. Raises
+    CompressorError.
     """
     refuse_elsewhere(data, start, outputs=[output])
     output = Path(output)
@@ -133,13 +137,14 @@ def train(
         "seconds": round(time.monotonic() - started, 3),
         "epochs": facts["epochs"],
         "validation_loss": facts["validation_loss"],
-        "psnr": manifest.quantiser["psnr"],
+        **_quality(manifest),
         "bits": manifest.quantiser["bits_per_place"],
         "aim": _aim(training),
         "images": dataset.count,
         "unreadable": len(dataset.unreadable),
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
         "left_out": dict(dataset.left_out),
+        "smallest_fpr": _smallest_fpr(len(split.calibration)),
         "warnings": list(_warnings(manifest, training)),
     }
 
@@ -172,6 +177,18 @@ def _facts(loop: Loop, state: State) -> dict[str, Any]:
         "versions": {"compressor": __version__, "torch": torch.__version__.partition("+")[0]},
         "threads": torch.get_num_threads(),
     }
+
+
+def _quality(manifest: ModelManifest) -> dict[str, float | None]:
+    psnr = manifest.quantiser["psnr"]
+    if isinstance(manifest.data, VectorSpec):
+        return {"psnr": None, "mse": 10 ** (-psnr / 10)}
+    return {"psnr": psnr, "mse": None}
+
+
+def _smallest_fpr(calibration: int) -> float | None:
+    """What n calibration inputs allow, 1 / (n + 1), rounded up."""
+    return math.ceil(1e4 / (calibration + 1)) / 1e4 if calibration else None
 
 
 def _aim(training: TrainingSettings) -> str | None:

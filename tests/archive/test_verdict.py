@@ -22,15 +22,20 @@ def summary(archive, model, source, **rivals):
 
 def test_an_archive_that_is_larger_than_its_data_says_so():
     assert list(verdict(summary(1100, 0, 1000))) == [
-        "the archive is 10% larger than the data as they were stored",
+        "the archive is 10% larger than the data as they were stored, "
+        "with a loss that was not measured (--measure)",
         "it does not pay for these data: keep them as they are",
     ]
     assert list(verdict(summary(500, 100, None))) == []
+    for told, end in (({"psnr": 31.234}, "with PSNR 31.23 dB"), ({"psnr": None}, "exactly")):
+        first = next(verdict(summary(500, 100, 1000) | told))
+        assert first == f"the archive is 50% smaller than the data as they were stored, {end}"
 
 
 def test_a_model_pays_from_as_many_images_as_its_codes_save_its_bytes():
     assert list(verdict(summary(1000, 600, 4000, AVIF=700, JPEG=2000))) == [
-        "the archive is 75% smaller than the data as they were stored",
+        "the archive is 75% smaller than the data as they were stored, "
+        "with a loss that was not measured (--measure)",
         "the archive is 43% larger than AVIF (mosaic) at this PSNR",
         "its model pays from about 200 such images on",  # codes save 3 bytes of each
     ]
