@@ -149,11 +149,17 @@ class Tables:
         """``ideal_bits`` of each of codes (N, *shape): float64 (N,)."""
         first, bits = self._bits_of_symbols
         total = np.zeros(len(codes))
-        for stage, runs, symbols, _ in self.coded(codes):
-            of_symbols = bits.take(runs.spread(first) + symbols)
-            if runs.order is not None:
-                of_symbols[runs.order] = of_symbols.copy()
-            total += of_symbols.reshape(len(stage.tables), len(codes)).sum(0)
+        for _, runs, symbols, _ in self.coded(codes):
+            symbols += runs.spread(first)
+            for start in range(0, len(symbols), 1 << 20):  # bounds memory
+                part = slice(start, start + (1 << 20))
+                places = (
+                    np.arange(start, start + len(symbols[part]))
+                    if runs.order is None
+                    else runs.order[part]
+                )
+                of_symbols = bits.take(symbols[part])
+                total += np.bincount(places % len(codes), of_symbols, len(codes))
         return total
 
     def escapes(self, codes: Codes) -> int:
