@@ -429,6 +429,67 @@ def score(
 
 
 @cli.command()
+@click.argument("data")
+@model_option
+@output_option("The index, a folder.")
+@click.option("--add", is_flag=True, help="Add to an index that is there, of the same model.")
+@device
+@force
+@as_json
+def index(
+    data: str, model: str, output: str, add: bool, device: str, force: bool, as_json: bool
+) -> None:
+    """Make an index of DATA, or of an archive's codes, to search in."""
+    from compressor import verbs
+
+    summary = verbs.index(data, model, output, add=add, device=device, force=force, progress=True)
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("index")
+@click.argument("query")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("-m", "--model", metavar="MODEL", help="In place of the encoder in the index.")
+@click.option("-o", "--output", metavar="FOUND", help="Write all that is found: .parquet or .csv.")
+@device
+@force
+@as_json
+def search(
+    index: str,
+    query: str,
+    k: int,
+    model: str | None,
+    output: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Find the nearest of INDEX to QUERY: an image, other data, or ::N, the row N of INDEX."""
+    from compressor import verbs
+
+    summary = verbs.search(
+        index, query, k=k, model=model, output=output, device=device, force=force
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("index")
+@click.option("--threshold", type=click.FloatRange(min=0), help="How far apart they may be.")
+@click.option("-o", "--output", metavar="GROUPS", help="Write all groups: .parquet or .csv.")
+@force
+@as_json
+def duplicates(
+    index: str, threshold: float | None, output: str | None, force: bool, as_json: bool
+) -> None:
+    """Group what is nearly the same in INDEX."""
+    from compressor import verbs
+
+    _finish(verbs.duplicates(index, threshold=threshold, output=output, force=force), as_json)
+
+
+@cli.command()
 @click.argument("model")
 @click.argument("data")
 @device

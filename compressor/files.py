@@ -113,7 +113,8 @@ def _is_device(text: str) -> bool:
 
 
 def refuse_input(output: Path, *inputs: object) -> None:
-    """Raises OutputError if ``output`` is one of the inputs, or a folder that one of them is in.
+    """Raises OutputError if ``output`` is one of the inputs, a folder that one of them is in, or
+    inside a model or an archive, which has no other files.
 
     inputs: paths as users give them, ``file.npz::key`` included; anything but paths is ignored.
     """
@@ -125,6 +126,8 @@ def refuse_input(output: Path, *inputs: object) -> None:
         path = Path(text if os.path.lexists(text) else text.partition("::")[0]).resolve()
         if path == target or (path.exists() and target in path.parents and target.exists()):
             raise OutputError(f"{output} holds the input {given}; choose another output")
+        if path in target.parents and (path / "manifest.sha256").exists():
+            raise OutputError(f"{output} is inside the input {given}; choose another output")
 
 
 def sync(path: Path) -> None:

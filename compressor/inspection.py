@@ -1,9 +1,11 @@
-"""The verbs ``inspect`` and ``verify``, for models, archives and results."""
+"""The verbs ``inspect`` and ``verify``, for models, archives, indexes and results."""
 
 from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from .files import refuse_elsewhere
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """What a model, an archive or results hold; its ``kind`` comes first."""
+    """What a model, an archive, an index or results hold; its ``kind`` comes first."""
     refuse_elsewhere(path)
     path = Path(path)
     kind = _kind(path)
@@ -29,11 +31,13 @@ def inspect(path: str | Path) -> dict[str, Any]:
         }
     if kind == "archive":
         return {"kind": kind, **_describe_archive(path)}
+    if kind == "index":
+        return {"kind": kind, **_describe_index(path)}
     return {"kind": kind, **_describe_results(path)}
 
 
 def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
-    """Checks every byte of a model or an archive: ``ok``, and ``problems`` in sentences.
+    """Checks every byte of a model, an archive or an index: ``ok``, and ``problems`` in sentences.
 
     ``model``: the one that made an archive, where that has none inside.
     """
@@ -47,8 +51,10 @@ def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
         from .model import Model
 
         problems = verify_archive(path, None if model is None else Model.open(model))
+    elif kind == "index":
+        problems = _verify_index(path)
     else:
-        raise DataError(f"{path} is neither a model nor an archive; verify knows no other")
+        raise DataError(f"{path} is no model, archive or index; verify knows no other")
     return {"kind": kind, "path": str(path), "ok": not problems, "problems": problems}
 
 
@@ -61,12 +67,12 @@ def _kind(path: Path) -> str:
         # Where the manifest itself is damaged, the folder's layout still tells.
         if (path / "blocks").is_dir() or (path / "items").is_dir():
             return "archive"
-        return "model"
+        return "index" if (path / "vectors").is_dir() else "model"
     if zipfile.is_zipfile(path):
         return "model"
     if path.suffix in (".parquet", ".csv"):
         return "results"
-    raise DataError(f"{path} is not a model, an archive or results")
+    raise DataError(f"{path} is not a model, an archive, an index or results")
 
 
 def _verify_model(path: Path) -> list[str]:
@@ -158,6 +164,46 @@ def _describe_archive(path: Path) -> dict[str, Any]:
         "created_by": manifest.created_by if manifest else None,
         "damage": archive.damage,
     }
+
+
+def _describe_index(path: Path) -> dict[str, Any]:
+    from .retrieval.index import Index
+
+    index = Index.open(path)
+    space = index.space
+    return {
+        "images": index.count,
+        "parts": len(index.manifest.parts),
+        "bytes": sum(entry.size for entry in index.manifest.files.values()),
+        "dimensions": space.dimensions,
+        "metric": "cosine" if space.cosine else "euclidean",
+        "whitening": space.power,
+        "reliability": space.reliability,
+        "model_digest": index.manifest.model,
+        "created_by": index.manifest.created_by,
+    }
+
+
+def _verify_index(path: Path) -> list[str]:
+    from .retrieval.index import Index
+
+    try:
+        index = Index.open(path)
+        index.model()
+    except CompressorError as error:
+        return [str(error)]
+    parts = range(len(index.manifest.parts))
+    checks: list[Callable[[], object]] = [
+        *(partial(index.read, name) for name in index.manifest.files),
+        *(partial(read, part) for part in parts for read in (index.vectors, index.names)),
+    ]
+    problems = dict[str, None]()
+    for check in checks:
+        try:
+            check()
+        except CompressorError as error:
+            problems[str(error)] = None
+    return list(problems)
 
 
 def _opened(path: Path) -> Any:

@@ -17,18 +17,24 @@ if TYPE_CHECKING:
     from .inspection import inspect, verify
     from .registry import plugins
     from .report.model_page import report
+    from .retrieval.duplicates import duplicates
+    from .retrieval.index import index
+    from .retrieval.search import search
     from .training.train import train
 
 __all__ = [
     "calibrate",
     "compress",
     "decompress",
+    "duplicates",
     "encode",
     "export",
+    "index",
     "inspect",
     "plugins",
     "report",
     "score",
+    "search",
     "train",
     "verify",
 ]
@@ -37,12 +43,15 @@ _MODULES = {
     "calibrate": ".anomaly.calibrate",
     "compress": ".archive.compress",
     "decompress": ".archive.decompress",
+    "duplicates": ".retrieval.duplicates",
     "encode": ".engine.encode",
     "export": ".export.verb",
+    "index": ".retrieval.index",
     "inspect": ".inspection",
     "plugins": ".registry",
     "report": ".report.model_page",
     "score": ".anomaly.score",
+    "search": ".retrieval.search",
     "train": ".training.train",
     "verify": ".inspection",
 }

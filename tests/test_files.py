@@ -55,6 +55,11 @@ def test_an_output_is_no_input_and_holds_none(tmp_path: Path) -> None:
     for output in (data, data.parent, tmp_path):
         with pytest.raises(OutputError, match="holds the input"):
             refuse_input(output, f"{data}::train")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "manifest.sha256").touch()
+    with pytest.raises(OutputError, match="inside the input"):
+        refuse_input(model / "new.csv", data, model)
     refuse_input(data.parent / "model", data, None)
     refuse_input(tmp_path / "new", data.parent)
 

@@ -1,0 +1,106 @@
+"""The verb ``duplicates``: groups of inputs that lie much nearer together than others do."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ..errors import ConfigError
+from ..files import atomic_file, refuse_elsewhere, refuse_existing, refuse_input
+from .index import Index
+from .search import nearest, pairs_within
+
+SCHEMA = pa.schema([("group", pa.int64()), ("path", pa.string())])
+NEAR = 0.1  # of the median distance to the nearest other input
+SAMPLE = 1000  # of the rows, whose nearest others are looked at
+SHOWN = 50  # of the rows found, in the summary
+
+
+def duplicates(
+    index: str | Path,
+    *,
+    threshold: float | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Groups of inputs of ``index``, each at most ``threshold`` from another one of its group.
+
+    threshold: a distance as ``search`` gives it; by default a tenth of the median distance to the
+    nearest other input. ``output``: a .parquet or .csv with the columns group and path.
+
+    Gives images (of the index), threshold, groups (how many), duplicates (inputs beyond the first
+    of each group), found (the first of that table, as dicts), seconds. Raises CompressorError.
+    """
+    refuse_elsewhere(index, outputs=[] if output is None else [output])
+    started = time.monotonic()
+    if threshold is not None and not 0 <= threshold < float("inf"):
+        raise ConfigError(f"threshold={threshold}: a distance is 0 or more")
+    target = None if output is None else Path(output)
+    if target is not None:
+        if target.suffix not in (".parquet", ".csv"):
+            raise ConfigError(f"{target}: groups are written as .parquet or .csv")
+        refuse_input(target, index)
+        refuse_existing(target, force)
+    opened = Index.open(index)
+    within = usual_distance(opened) * NEAR if threshold is None else threshold
+    groups = _groups(opened.count, pairs_within(opened, within))
+    names = [name for part in range(len(opened.manifest.parts)) for name in opened.names(part)]
+    rows = [(number, names[row]) for number, group in enumerate(groups) for row in group]
+    table = pa.table([[number for number, _ in rows], [name for _, name in rows]], SCHEMA)
+    if target is not None:
+        with atomic_file(target, force) as temporary:
+            if target.suffix == ".csv":
+                pyarrow.csv.write_csv(table, temporary)
+            else:
+                pq.write_table(table, temporary, compression="zstd")
+    return {
+        "images": opened.count,
+        "threshold": within,
+        "groups": len(groups),
+        "duplicates": sum(len(group) - 1 for group in groups),
+        "found": table.slice(0, SHOWN).to_pylist(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def usual_distance(index: Index) -> float:
+    """The median distance to the nearest other input, of rows from all over the index."""
+    rows = np.unique(np.linspace(0, index.count - 1, min(SAMPLE, index.count)).astype(int))
+    pieces, start = [], 0
+    for part, count in enumerate(index.manifest.parts):
+        inside = rows[(rows >= start) & (rows < start + count)] - start
+        if len(inside):
+            pieces.append(index.vectors(part)[inside])
+        start += count
+    found = nearest(index, np.concatenate(pieces), 2)
+    if found.rows.shape[1] < 2:
+        return 0.0
+    others = np.where(found.rows == rows[:, None], np.inf, found.distances).min(1)
+    return float(np.median(others))
+
+
+def _groups(count: int, pairs: Iterator[tuple[int, int]]) -> list[list[int]]:
+    """The connected components of two rows and more, each ascending, by their first row."""
+    parents = np.arange(count)
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = int(parents[row])
+        return row
+
+    for one, other in pairs:
+        first, second = sorted((root(one), root(other)))
+        parents[second] = first
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(parents != np.arange(count)).tolist():
+        members[root(row)].append(row)
+    return [[first, *rows] for first, rows in sorted(members.items())]
