@@ -136,6 +136,11 @@ def dialect_of(path: Path) -> Dialect:
         raise DataError(f"{path} is not UTF-8, and has no byte order mark; save it as UTF-8")
     text = head.decode(encoding, "replace").removeprefix("\ufeff")
     separator = _SEPARATOR_LINE.match(text)
+    if separator and (not separator[1].isascii() or separator[1] in '"\0 '):
+        raise DataError(
+            f"{path} says in its first line that {separator[1]!r} lies between its cells, which "
+            "cannot be: give a comma, a semicolon, a tab or a bar"
+        )
     body = text[separator.end() :] if separator else text
     whole = len(head) < CSV_BLOCK
     sniffed = {d: _records(body, d, whole) for d in (separator[1] if separator else DELIMITERS)}

@@ -40,8 +40,8 @@ from ..files import (
     output_errors,
     read_current,
     refuse_elsewhere,
-    refuse_existing,
     refuse_input,
+    refuse_irreplaceable,
     sync,
     write_together,
 )
@@ -206,10 +206,8 @@ def index(
     earlier = Index.open(output) if add else None
     if earlier is not None:
         earlier.refuse_other(opened)
-    elif not force:
-        refuse_existing(output, force)
-    elif output.exists():
-        Index.open(output)  # replaces an index alone
+    else:
+        refuse_irreplaceable(output, force, FORMAT)
     space = earlier.space if earlier else Space.of(opened)
     reader: ArchiveVectors | DataVectors
     if _is_archive(data):

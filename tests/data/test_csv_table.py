@@ -66,6 +66,14 @@ def test_utf_16_without_a_mark_is_refused(write: Write) -> None:
         open_source(write(lines(), encoding="utf-16-le"))
 
 
+@pytest.mark.parametrize("separator", ["\u00e9", '"', "\u2028"])
+def test_a_line_that_names_an_impossible_separator_is_refused(separator, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"sep={separator}\na,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="lies between its cells"):
+        open_source(path)
+
+
 @pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;\r", "sep=,\n", "sep=^\n"])
 def test_a_first_line_may_say_the_delimiter(write: Write, read: Any, first: str) -> None:
     delimiter = first.strip().strip('"')[-1]
