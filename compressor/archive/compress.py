@@ -16,17 +16,18 @@ from ..codecs.rivals import compare as compare_rivals
 from ..data.images import Data, Group, Images, Pixels
 from ..data.left_out import left_out, listed
 from ..data.sources import open_source
+from ..data.tables import refuse_table, table_file
 from ..engine.engine import Engine
 from ..engine.job import Job
 from ..entropy.tables import Tables
 from ..errors import ConfigError, MissingDependency
-from ..files import refuse_elsewhere, refuse_existing, refuse_input
+from ..files import refuse_elsewhere, refuse_input
 from ..log import log
 from ..spec import DataSpec, VectorSpec, size_of
 from .blocks import MODEL, CodedImages, CodeGroup
 from .fallback import FALLBACKS, Fallback
 from .fallback_blocks import StoredGroup
-from .measurements import ImageQuality, Quality, Rebuilt, VectorQuality, measurements_file
+from .measurements import MEASUREMENTS, ImageQuality, Quality, Rebuilt, VectorQuality
 from .verdict import our_row, row_of, verdict
 from .writer import ArchiveWriter, PackedImages, pack_images
 
@@ -142,7 +143,7 @@ def compress(
         identity |= {"min-psnr": str(store.min_psnr), "fallback": store.name}
     writer = ArchiveWriter(output, job.model, identity, force=force, resume=resume, embed=embed)
     with ExitStack() as outputs:
-        rows = outputs.enter_context(measurements_file(table, force)) if table else None
+        rows = outputs.enter_context(table_file(table, MEASUREMENTS, force)) if table else None
         outputs.enter_context(writer)
         for compressed in _compressed(job, compression, writer, progress):
             if rows is not None:
@@ -221,13 +222,10 @@ def _refuse_for_vectors(**settings: object) -> None:
 
 def _refuse_table(table: Path, output: Path, data: Data, model: str | Path, force: bool) -> None:
     """Raises ConfigError or OutputError for a file of measurements that cannot be written."""
-    if table.suffix not in (".parquet", ".csv"):
-        raise ConfigError(f"measurements={table}: they are written as .parquet or .csv")
     inside = output.absolute().resolve()
     if inside in (table.absolute().resolve(), *table.absolute().resolve().parents):
         raise ConfigError(f"measurements={table}: give a file outside of the archive {output}")
-    refuse_input(table, data, model)
-    refuse_existing(table, force)
+    refuse_table("measurements", table, force, data, model)
 
 
 def _pixels(job: Job, data: Data) -> Iterator[Pixels]:

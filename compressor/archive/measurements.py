@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ..codecs.quality import Numbers, decibels, squared_errors, ssim
 from ..data.images import Rows
-from ..files import atomic_file
 from ..spec import VectorSpec
 
-_MEASUREMENTS = pa.schema(
+MEASUREMENTS = pa.schema(
     [("path", pa.string()), ("psnr", pa.float64()), ("ssim", pa.float64()), ("codec", pa.string())]
 )
-
-
-class Table(Protocol):
-    """What takes the rows of the file of measurements."""
-
-    def write_table(self, table: pa.Table) -> None: ...
-
-
-@contextmanager
-def measurements_file(path: Path, force: bool) -> Iterator[Table]:
-    """Yields a writer of .csv, else of Parquet; the file takes its name at the end of the body."""
-    with (
-        atomic_file(path, force) as temporary,
-        (
-            pyarrow.csv.CSVWriter(temporary, _MEASUREMENTS)
-            if path.suffix == ".csv"
-            else pq.ParquetWriter(temporary, _MEASUREMENTS, compression="zstd")
-        ) as writer,
-    ):
-        yield writer
 
 
 @dataclass(frozen=True)
@@ -83,7 +57,7 @@ class ImageMeasures:
     def table(self) -> pa.Table:
         """A row an image; no SSIM is null, and the PSNR of an exact one is infinity."""
         similarity = pa.array(self.ssim, mask=np.isnan(self.ssim))
-        return pa.table([self.names, self.psnr, similarity, self.codecs], _MEASUREMENTS)
+        return pa.table([self.names, self.psnr, similarity, self.codecs], MEASUREMENTS)
 
 
 class ImageQuality:
