@@ -45,13 +45,23 @@ def threshold_for(calibration: Scores, fpr: float, confidence: float | None = No
         rank = min(rank, confident_rank(n, fpr, confidence))
         lowest = max(lowest, -math.expm1(math.log1p(-confidence) / n))
     if rank == 0:
-        digits = 1 - math.floor(math.log10(lowest))  # two that count, rounded up
         raise ConfigError(
             f"{asked} needs at least {needed} calibration scores, the model has {n}; ask for "
-            f"fpr={_rounded_up(lowest * 10**digits) / 10**digits:g} or more, or calibrate with "
+            f"fpr={_typed(lowest):g} or more, or calibrate with "
             "more data (compressor calibrate MODEL DATA)"
         )
     return float(calibration[n - rank])
+
+
+def smallest_fpr(n: int) -> float | None:
+    """What n calibration scores allow, 1 / (n + 1), as it is typed; None without any."""
+    return _typed(1 / (n + 1)) if n else None
+
+
+def _typed(fpr: float) -> float:
+    """Rounded up to two digits that count."""
+    digits = 1 - math.floor(math.log10(fpr))
+    return float(_rounded_up(fpr * 10**digits) / 10**digits)
 
 
 def scores_needed(fpr: float, confidence: float | None = None) -> int:

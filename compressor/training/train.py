@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..anomaly.calibration import smallest_fpr
 from ..data.images import Data, Source
 from ..data.reading import refuse_changed
 from ..data.sources import open_source
@@ -144,7 +144,7 @@ def train(
         "unreadable": len(dataset.unreadable),
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
         "left_out": dict(dataset.left_out),
-        "smallest_fpr": _smallest_fpr(len(split.calibration)),
+        "smallest_fpr": smallest_fpr(len(split.calibration)),
         "warnings": list(_warnings(manifest, training)),
     }
 
@@ -184,11 +184,6 @@ def _quality(manifest: ModelManifest) -> dict[str, float | None]:
     if isinstance(manifest.data, VectorSpec):
         return {"psnr": None, "mse": 10 ** (-psnr / 10)}
     return {"psnr": psnr, "mse": None}
-
-
-def _smallest_fpr(calibration: int) -> float | None:
-    """What n calibration inputs allow, 1 / (n + 1), rounded up."""
-    return math.ceil(1e4 / (calibration + 1)) / 1e4 if calibration else None
 
 
 def _aim(training: TrainingSettings) -> str | None:
