@@ -3,7 +3,7 @@
 open_regular, read_regular     files that are no link, FIFO or device, up to a limit
 plain_name                     names that stay in the folder that they are put into
 most_unpacked                  how much something compressed can be meant to hold
-checked_zip, read_npz          zips and NumPy's arrays, bounded before they are unpacked
+checked_zip, read_npz, _npy    zips and NumPy's arrays, bounded before they are unpacked
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def read_npz(content: bytes) -> dict[str, npt.NDArray[Any]]:
             names = archive.namelist()
             if len(names) > MAX_ARRAYS:
                 raise ValueError(f"it has {len(names)} arrays")
-            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+            return {name.removesuffix(".npy"): read_npy(archive.read(name)) for name in names}
     except (*ZIP_ERRORS, KeyError, TypeError) as error:
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
-def _array(content: bytes) -> npt.NDArray[Any]:
-    """An .npy file."""
+def read_npy(content: bytes) -> npt.NDArray[Any]:
+    """The array of an .npy file; ValueError for one of objects, or of another size."""
     import numpy as np
 
     shape, fortran_order, dtype, start = npy_header(io.BytesIO(content))

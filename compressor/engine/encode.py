@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ from ..errors import ConfigError
 from ..files import atomic_file, refuse_elsewhere, refuse_existing, refuse_input
 from .engine import Codes
 from .job import Job
+
+Made = TypeVar("Made")
 
 
 def encode(
@@ -56,14 +58,14 @@ def encode(
         _codes_file(temporary, output.suffix, job.model.code.shape) as file,
     ):
         for images, codes in job.run(work, progress=progress):
-            file.write(*_in_order(images, codes))
+            file.write(*readable(images.names, codes))
     return {"code_shape": list(job.model.code.shape), **job.summary()}
 
 
-def _in_order(images: Images, codes: dict[int, Codes]) -> tuple[list[str], list[Codes]]:
-    """Names and codes of the readable images, in the order of the source."""
-    places = sorted(codes)
-    return [images.names[place] for place in places], [codes[place] for place in places]
+def readable(names: list[str], by_position: Mapping[int, Made]) -> tuple[list[str], list[Made]]:
+    """Names of the readable images and what was made of each, in the order of the source."""
+    places = sorted(by_position)
+    return [names[place] for place in places], [by_position[place] for place in places]
 
 
 class _CodesFile(Protocol):

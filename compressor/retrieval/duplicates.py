@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
+from ..data.tables import refuse_table, table_file
 from ..errors import ConfigError
-from ..files import atomic_file, refuse_elsewhere, refuse_existing, refuse_input
+from ..files import refuse_elsewhere
 from .index import Index
-from .search import nearest, pairs_within
+from .search import SHOWN, Rows, nearest, neighbours
 
 SCHEMA = pa.schema([("group", pa.int64()), ("path", pa.string())])
 NEAR = 0.1  # of the median distance to the nearest other input
 SAMPLE = 1000  # of the rows, whose nearest others are looked at
-SHOWN = 50  # of the rows found, in the summary
 
 
 def duplicates(
@@ -45,22 +43,16 @@ def duplicates(
         raise ConfigError(f"threshold={threshold}: a distance is 0 or more")
     target = None if output is None else Path(output)
     if target is not None:
-        if target.suffix not in (".parquet", ".csv"):
-            raise ConfigError(f"{target}: groups are written as .parquet or .csv")
-        refuse_input(target, index)
-        refuse_existing(target, force)
+        refuse_table("output", target, force, index)
     opened = Index.open(index)
     within = usual_distance(opened) * NEAR if threshold is None else threshold
-    groups = _groups(opened.count, pairs_within(opened, within))
+    groups = _groups(opened.count, neighbours(opened, within))
     names = [name for part in range(len(opened.manifest.parts)) for name in opened.names(part)]
     rows = [(number, names[row]) for number, group in enumerate(groups) for row in group]
     table = pa.table([[number for number, _ in rows], [name for _, name in rows]], SCHEMA)
     if target is not None:
-        with atomic_file(target, force) as temporary:
-            if target.suffix == ".csv":
-                pyarrow.csv.write_csv(table, temporary)
-            else:
-                pq.write_table(table, temporary, compression="zstd")
+        with table_file(target, SCHEMA, force) as file:
+            file.write_table(table)
     return {
         "images": opened.count,
         "threshold": within,
@@ -87,20 +79,24 @@ def usual_distance(index: Index) -> float:
     return float(np.median(others))
 
 
-def _groups(count: int, pairs: Iterator[tuple[int, int]]) -> list[list[int]]:
+def _groups(count: int, near: Iterator[tuple[int, Rows]]) -> list[list[int]]:
     """The connected components of two rows and more, each ascending, by their first row."""
-    parents = np.arange(count)
+    parents = np.arange(count)  # of a component the first row is its own
 
-    def root(row: int) -> int:
-        while parents[row] != row:
-            parents[row] = parents[parents[row]]
-            row = int(parents[row])
-        return row
+    def roots(rows: Rows) -> Rows:
+        while True:
+            above = parents[rows]
+            if np.array_equal(above, rows):
+                return np.unique(rows)
+            rows = above
 
-    for one, other in pairs:
-        first, second = sorted((root(one), root(other)))
-        parents[second] = first
+    for row, others in near:
+        joined = roots(np.append(others, row))
+        parents[joined] = joined[0]
+        parents[others] = joined[0]
+        parents[row] = joined[0]
     members: dict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(parents != np.arange(count)).tolist():
-        members[root(row)].append(row)
+    joining = np.flatnonzero(parents != np.arange(count))
+    for number in joining.tolist():
+        members[int(roots(np.array([number]))[0])].append(number)
     return [[first, *rows] for first, rows in sorted(members.items())]

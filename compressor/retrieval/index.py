@@ -27,9 +27,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..archive.blocks import CodedImages
-from ..archive.manifest import FORMAT as ARCHIVE_FORMAT
 from ..archive.reader import Archive
 from ..data.images import Data, Images
+from ..engine.encode import readable
 from ..engine.engine import Engine
 from ..engine.job import Job
 from ..engine.pipeline import in_order
@@ -50,7 +50,7 @@ from ..manifests import HASH, MANIFEST, FileEntry, ManifestFormat, hash_line, wi
 from ..model import Model
 from ..progress import Progress
 from ..resume import FolderLock
-from ..untrusted import plain_name, read_regular
+from ..untrusted import plain_name, read_npy, read_regular
 from .space import Space, Vectors
 
 FORMAT: Final = "compressor-index"
@@ -146,12 +146,12 @@ class Index:
         content = self.read(name)
         shape = rows, self.space.dimensions
         try:
-            vectors = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            vectors = read_npy(content)
+        except ValueError as error:
             raise ArchiveError(f"{self.path}/{name} is damaged: {error}") from error
         if vectors.shape != shape or vectors.dtype != np.float32:
             raise ArchiveError(f"{self.path}/{name} is not float32 {shape}")
-        return np.asarray(vectors)
+        return vectors
 
     def names(self, part: int) -> list[str]:
         """Of a part, one for each vector."""
@@ -248,11 +248,7 @@ def index(
 def _is_archive(data: Data) -> bool:
     if not isinstance(data, str | Path):
         return False
-    try:
-        text = read_regular(Path(data) / MANIFEST, MAX_MANIFEST)
-    except (OSError, ValueError):
-        return False
-    return ARCHIVE_FORMAT.encode() in text[:200] or (Path(data) / "blocks").is_dir()
+    return (Path(data) / "blocks").is_dir() and (Path(data) / "items").is_dir()
 
 
 class DataVectors:
@@ -261,7 +257,7 @@ class DataVectors:
     def __init__(self, job: Job, space: Space) -> None:
         self._job, self._space = job, space
 
-    def run(self, progress: bool) -> Iterator[tuple[list[str], Vectors]]:
+    def run(self, progress: bool) -> Iterator[tuple[list[str], list[Vectors]]]:
         def work(images: Images) -> dict[int, Vectors]:
             by_position: dict[int, Vectors] = {}
             for group in images.groups:
@@ -270,7 +266,7 @@ class DataVectors:
             return by_position
 
         for images, by_position in self._job.run(work, progress=progress):
-            yield _in_order(images.names, by_position, self._space.dimensions)
+            yield readable(images.names, by_position)
 
     def summary(self) -> dict[str, Any]:
         summary = self._job.summary()
@@ -285,7 +281,7 @@ class ArchiveVectors:
         self._engine = Engine(model, device)
         self._lost: list[str] = []
 
-    def run(self, progress: bool) -> Iterator[tuple[list[str], Vectors]]:
+    def run(self, progress: bool) -> Iterator[tuple[list[str], list[Vectors]]]:
         with Progress("index", self._archive.count, shown=progress) as bar:
             done = 0
             for coded, by_position in in_order(
@@ -295,7 +291,7 @@ class ArchiveVectors:
                     self._lost.append(f"{coded.names[at]}: {reason}")
                 done += len(coded.names)
                 bar.update(done)
-                yield _in_order(coded.names, by_position, self._space.dimensions)
+                yield readable(coded.names, by_position)
         for sentence in self._archive.damage:
             log.warning("damage: %s", sentence)
         if len(self._lost) == done:
@@ -320,14 +316,6 @@ class ArchiveVectors:
         }
 
 
-def _in_order(
-    names: list[str], by_position: dict[int, Vectors], dimensions: int
-) -> tuple[list[str], Vectors]:
-    places = sorted(by_position)
-    vectors = [by_position[place] for place in places]
-    return [names[place] for place in places], np.array(vectors, np.float32).reshape(-1, dimensions)
-
-
 class _Writer:
     """Writes parts behind those of ``earlier``; they count once the manifest names them."""
 
@@ -342,9 +330,9 @@ class _Writer:
         for name in ("vectors", "names", "model"):
             (folder / name).mkdir(exist_ok=True)
 
-    def write(self, names: list[str], vectors: Vectors) -> None:
+    def write(self, names: list[str], vectors: list[Vectors]) -> None:
         self._names += names
-        self._vectors.append(vectors)
+        self._vectors += vectors
         self.added += len(names)
         while len(self._names) >= self._rows:
             self._write_part()
@@ -353,15 +341,12 @@ class _Writer:
         rows, part = self._rows, len(self._parts)
         if part >= MAX_PARTS:
             raise OutputError(f"{self._folder} has {MAX_PARTS:,} parts, and takes no more")
-        together = np.concatenate(self._vectors)
         names, self._names = self._names[:rows], self._names[rows:]
-        kept, self._vectors = together[:rows], [together[rows:]]
-        contents = []
-        for _ in range(2):
-            contents.append(io.BytesIO())
-        np.save(contents[0], kept, allow_pickle=False)
-        pq.write_table(pa.table([pa.array(names)], _NAMES), contents[1], compression="zstd")
-        for name, content in zip(part_files(part), contents, strict=True):
+        vectors, self._vectors = self._vectors[:rows], self._vectors[rows:]
+        array, table = io.BytesIO(), io.BytesIO()
+        np.save(array, np.stack(vectors), allow_pickle=False)  # raises where objects are in it
+        pq.write_table(pa.table([pa.array(names)], _NAMES), table, compression="zstd")
+        for name, content in zip(part_files(part), (array, table), strict=True):
             self._put(name, content.getvalue())
         self._parts.append(len(names))
 

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ..data.images import Data
+from ..data.tables import refuse_table, table_file
 from ..engine.job import Job
 from ..errors import ConfigError, DataError
-from ..files import atomic_file, refuse_elsewhere, refuse_existing, refuse_input
+from ..files import refuse_elsewhere
 from ..model import Model
 from .index import DataVectors, Index
 from .space import Vectors
@@ -31,6 +30,8 @@ SCHEMA = pa.schema(
         ("distance", pa.float64()),
     ]
 )
+Rows = npt.NDArray[np.int64]
+
 QUERIES_AT_ONCE, ROWS_AT_ONCE = 256, 2048  # whose products lie in a cache
 ROUNDED_OFF = 1e-5  # of the lengths: what products of float32 may be off
 SHOWN = 50  # of the rows found, in the summary
@@ -40,7 +41,7 @@ SHOWN = 50  # of the rows found, in the summary
 class Found:
     """The nearest of each query, nearest first: rows of the index and distances, (queries, k)."""
 
-    rows: npt.NDArray[np.int64]
+    rows: Rows
     distances: npt.NDArray[np.float64]
 
 
@@ -58,14 +59,11 @@ def nearest(index: Index, queries: Vectors, k: int) -> Found:
     start = 0
     for part in range(len(index.manifest.parts)):
         vectors = index.vectors(part)
-        sizes = np.square(vectors).sum(1)
-        for first in range(0, len(vectors), ROWS_AT_ONCE):
-            block = slice(first, first + ROWS_AT_ONCE)
-            for asked in range(0, len(queries), QUERIES_AT_ONCE):
-                piece = slice(asked, asked + QUERIES_AT_ONCE)
+        for block in _blocks(vectors, start):
+            for first in range(0, len(queries), QUERIES_AT_ONCE):
+                piece = slice(first, first + QUERIES_AT_ONCE)
                 found = Found(rows[piece], best[piece])
-                known = _Block(vectors[block], sizes[block], start + first)
-                better = _better(found, queries[piece], known, scratch)
+                better = _better(found, queries[piece], block, scratch)
                 rows[piece], best[piece] = better.rows, better.distances
         start += len(vectors)
     return Found(rows, index.space.distances(best))
@@ -79,17 +77,31 @@ class _Block(NamedTuple):
     start: int
 
 
-def _better(found: Found, queries: Vectors, block: _Block, scratch: Vectors) -> Found:
-    """The nearest of those found before and of a block; distances are squares here."""
-    count, shape = found.rows.shape[1], (len(queries), len(block.vectors))
+def _blocks(vectors: Vectors, start: int) -> Iterator[_Block]:
+    """Of a part, whose first row has the number ``start``."""
+    for first in range(0, len(vectors), ROWS_AT_ONCE):
+        block = vectors[first : first + ROWS_AT_ONCE]
+        yield _Block(block, np.square(block).sum(1), start + first)
+
+
+def _scores(queries: Vectors, block: _Block, scratch: Vectors) -> tuple[Vectors, Vectors, Vectors]:
+    """Squared distances (queries, rows) without the query's own length, in ``scratch``; that length
+    (queries,), and how far such a square may be off."""
+    shape = len(queries), len(block.vectors)
     scores = scratch[: math.prod(shape)].reshape(shape)
     np.matmul(-2 * queries, block.vectors.T, out=scores)
-    scores += block.sizes  # the squares, without the query's own length
+    scores += block.sizes
     own = np.square(queries).sum(1)
+    return scores, own, ROUNDED_OFF * (own + block.sizes.max())
+
+
+def _better(found: Found, queries: Vectors, block: _Block, scratch: Vectors) -> Found:
+    """The nearest of those found before and of a block; distances are squares here."""
+    count = found.rows.shape[1]
+    scores, own, slack = _scores(queries, block, scratch)
     limits = found.distances[:, -1]
     if not np.isfinite(limits).all() and scores.shape[1] >= count:
         limits = np.minimum(limits, np.partition(scores, count - 1)[:, count - 1] + own)
-    slack = ROUNDED_OFF * (own + block.sizes.max())
     limits = (limits - own + slack).astype(np.float32)
     asked = np.flatnonzero(scores.min(1) <= limits)  # mostly few: nothing near is in the block
     if not len(asked):
@@ -97,7 +109,7 @@ def _better(found: Found, queries: Vectors, block: _Block, scratch: Vectors) -> 
     may_be = np.flatnonzero(scores[asked] <= limits[asked, None])
     of_asked, of_block = np.divmod(may_be, scores.shape[1])
     of_query = asked[of_asked]
-    squares = _squares(queries[of_query], block.vectors[of_block])
+    squares = _squares(queries, block.vectors, of_query, of_block)
     changed = np.unique(of_query)
     query = np.concatenate([np.repeat(changed, count), of_query])
     square = np.concatenate([found.distances[changed].ravel(), squares])
@@ -110,36 +122,42 @@ def _better(found: Found, queries: Vectors, block: _Block, scratch: Vectors) -> 
     return Found(rows, distances)
 
 
-def _squares(some: Vectors, others: Vectors) -> npt.NDArray[np.float64]:
-    """Squared distances (n,) of pairs of vectors (n, D), a few at a time."""
-    squares = np.empty(len(some))
-    for first in range(0, len(some), ROWS_AT_ONCE):
+def _squares(
+    queries: Vectors, vectors: Vectors, of_query: Rows, of_vector: Rows
+) -> npt.NDArray[np.float64]:
+    """Squared distances (n,) of pairs, given by their rows, a few at a time."""
+    squares = np.empty(len(of_query))
+    for first in range(0, len(squares), ROWS_AT_ONCE):
         piece = slice(first, first + ROWS_AT_ONCE)
-        squares[piece] = np.square(some[piece].astype(np.float64) - others[piece]).sum(1)
+        some = queries[of_query[piece]].astype(np.float64)
+        squares[piece] = np.square(some - vectors[of_vector[piece]]).sum(1)
     return squares
 
 
-def pairs_within(index: Index, threshold: float) -> Iterator[tuple[int, int]]:
-    """Every pair of rows, the first before the second, at most ``threshold`` apart."""
+def neighbours(index: Index, threshold: float) -> Iterator[tuple[int, Rows]]:
+    """Every row with rows (n,) at most ``threshold`` from it: it may come several times, and of two
+    rows at least one has the other."""
     limit = index.space.squared(threshold)
+    scratch = np.empty(QUERIES_AT_ONCE * ROWS_AT_ONCE, np.float32)
     starts = np.cumsum([0, *index.manifest.parts])
     for one in range(len(index.manifest.parts)):
         left = index.vectors(one)
         for other in range(one, len(index.manifest.parts)):
             right = left if other == one else index.vectors(other)
-            sizes = np.square(right).sum(1)
-            for first in range(0, len(left), QUERIES_AT_ONCE):
-                asked = left[first : first + QUERIES_AT_ONCE]
-                own = np.square(asked).sum(1)[:, None]
-                scores = (-2 * asked) @ right.T + sizes + own
-                rows, columns = np.nonzero(scores <= limit + ROUNDED_OFF * (own + sizes.max()))
-                within = _squares(asked[rows], right[columns]) <= limit
-                pairs = zip(
-                    (starts[one] + first + rows[within]).tolist(),
-                    (starts[other] + columns[within]).tolist(),
-                    strict=True,
-                )
-                yield from (pair for pair in pairs if pair[0] < pair[1])
+            for block in _blocks(right, int(starts[other])):
+                for first in range(0, len(left), QUERIES_AT_ONCE):
+                    asked = left[first : first + QUERIES_AT_ONCE]
+                    scores, own, slack = _scores(asked, block, scratch)
+                    near = scores <= (limit - own + slack)[:, None].astype(np.float32)
+                    of_asked, of_block = np.nonzero(near)
+                    squares = _squares(asked, block.vectors, of_asked, of_block)
+                    of_asked, of_block = of_asked[squares <= limit], of_block[squares <= limit]
+                    if not len(of_asked):
+                        continue
+                    rows, begins = np.unique(of_asked, return_index=True)
+                    each = np.split(of_block, begins[1:])
+                    for row, found in zip(rows.tolist(), each, strict=True):
+                        yield int(starts[one]) + first + row, block.start + found
 
 
 def search(
@@ -160,26 +178,20 @@ def search(
     Gives images (of the index), queries, k, metric, found (the first of that table, as dicts),
     unreadable, seconds. Raises CompressorError.
     """
-    refuse_elsewhere(query, model, outputs=[] if output is None else [output])
+    refuse_elsewhere(index, query, model, outputs=[] if output is None else [output])
     started = time.monotonic()
     if k < 1:
         raise ConfigError(f"k={k}: at least one has to be asked for")
     target = None if output is None else Path(output)
     if target is not None:
-        if target.suffix not in (".parquet", ".csv"):
-            raise ConfigError(f"{target}: what is found is written as .parquet or .csv")
-        refuse_input(target, index, query)
-        refuse_existing(target, force)
+        refuse_table("output", target, force, index, query)
     opened = Index.open(index)
     names, vectors, more = _asked(opened, query, model, device)
     found = nearest(opened, vectors, k)
     table = _table(opened, names, found)
     if target is not None:
-        with atomic_file(target, force) as temporary:
-            if target.suffix == ".csv":
-                pyarrow.csv.write_csv(table, temporary)
-            else:
-                pq.write_table(table, temporary, compression="zstd")
+        with table_file(target, SCHEMA, force) as file:
+            file.write_table(table)
     return {
         "images": opened.count,
         "queries": len(names),
@@ -210,8 +222,8 @@ def _asked(
     vectors: list[Vectors] = []
     for more_names, more in reader.run(progress=False):
         names += more_names
-        vectors.append(more)
-    return names, np.concatenate(vectors), reader.summary()
+        vectors += more
+    return names, np.stack(vectors), reader.summary()
 
 
 def _row(index: Index, number: int) -> tuple[str, Vectors]:

@@ -59,23 +59,21 @@ class Space:
                 f"{model.location} has no {NAME}, from which the space of its codes is learned: "
                 "train the model again with this version"
             )
-        normals = Normals.from_bytes(model.read(NAME))
+        return cls.learn(Normals.from_bytes(model.read(NAME)))
+
+    @classmethod
+    def learn(cls, normals: Normals) -> Space:
+        """From training codes; where these tell nothing, codes are compared as they are."""
         codes = normals.neighbours.astype(np.float64)
-        judged = [
-            (reliability(codes, power, cosine), -power, cosine)
+        judged = {
+            (power, cosine): reliability(codes, power, cosine)
             for power in POWERS
             for cosine in (False, True)
-        ]
-        best, power, cosine = max(judged)
-        mean, basis = _axes(codes, -power)
-        return cls(
-            normals.features,
-            mean.astype(np.float32),
-            basis.astype(np.float32),
-            cosine,
-            -power,
-            round(best, 4),
-        )
+        }
+        power, cosine = max(judged, key=judged.__getitem__)  # the first, if nothing tells
+        mean, basis = (array.astype(np.float32) for array in _axes(codes, power))
+        reliable = round(judged[power, cosine], 4)
+        return cls(normals.features, mean, basis, cosine, power, reliable)
 
     @property
     def dimensions(self) -> int:

@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from compressor.anomaly.normals import Normals
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
 from compressor.errors import ArchiveError, CompressorError, ConfigError, DataError, OutputError
@@ -156,6 +157,30 @@ def test_copies_and_nearly_equal_images_are_groups(
     assert duplicates(tmp_path / "index", threshold=0)["groups"] >= 7
     everything = duplicates(tmp_path / "index", threshold=1e9)
     assert (everything["groups"], everything["duplicates"]) == (1, 306)
+
+
+def test_thousands_of_equal_images_are_one_group(
+    dense_model: Path, clothes: Pixels, tmp_path: Path
+) -> None:
+    """In time and memory that do not grow with the pairs in Python: 24 million here."""
+    images = np.concatenate([np.repeat(clothes[:1], 7000, 0), clothes[:20]])
+    index(images, dense_model, tmp_path / "index")
+    summary = duplicates(tmp_path / "index", threshold=0)
+    assert 6999 <= summary["duplicates"] <= 7020
+    assert {row["group"] for row in summary["found"]} == {0}
+    found = search(tmp_path / "index", clothes[:1], k=3)["found"]
+    assert [row["path"] for row in found] == ["00000", "00001", "00002"]
+
+
+def test_where_nothing_tells_codes_are_compared_as_they_are() -> None:
+    """By the cosine codes of one number would be 1 or -1."""
+    assert reliability(np.random.default_rng(0).normal(size=(500, 1)), 0.0, True) == 0
+    assert Space.from_bytes(_space_of_one_number().to_bytes()).cosine is False
+
+
+def _space_of_one_number() -> Space:
+    codes = np.random.default_rng(0).integers(-9, 9, (500, 1), np.int32)
+    return Space.learn(Normals.learn(codes, None, 0))
 
 
 def test_noise_is_less_reliable_than_structure() -> None:
