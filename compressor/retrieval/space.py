@@ -13,6 +13,7 @@ Spearman 1910, Brown 1910).
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 POWERS = (0.0, 0.25, 0.5, 1.0)
+SPACES = tuple((power, cosine) for power in POWERS for cosine in (False, True))
 NEAREST = 10
 QUERIES = 500  # of the codes, whose neighbours are looked at
 SPLITS = 3
@@ -62,15 +64,12 @@ class Space:
         return cls.learn(Normals.from_bytes(model.read(NAME)))
 
     @classmethod
-    def learn(cls, normals: Normals) -> Space:
-        """From training codes; where these tell nothing, codes are compared as they are."""
+    def learn(cls, normals: Normals, among: Sequence[tuple[float, bool]] = SPACES) -> Space:
+        """The best of ``among``, powers and whether by the cosine, for training codes; the first
+        where these tell nothing: codes as they are."""
         codes = normals.neighbours.astype(np.float64)
-        judged = {
-            (power, cosine): reliability(codes, power, cosine)
-            for power in POWERS
-            for cosine in (False, True)
-        }
-        power, cosine = max(judged, key=judged.__getitem__)  # the first, if nothing tells
+        judged = {(power, cosine): reliability(codes, power, cosine) for power, cosine in among}
+        power, cosine = max(judged, key=judged.__getitem__)
         mean, basis = (array.astype(np.float32) for array in _axes(codes, power))
         reliable = round(judged[power, cosine], 4)
         return cls(normals.features, mean, basis, cosine, power, reliable)
