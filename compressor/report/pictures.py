@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import Pixels
+
+NAMES = (128, 128, 128, 255)  # of rows and columns: RGBA
 
 
 def enlarged(pixels: Pixels, side: int = 224) -> Pixels:
@@ -66,25 +68,56 @@ def comparison_sheet(
     pixels, or shrunk to it; the gaps are transparent, so that the sheet suits light and dark
     pages.
     """
-    columns = min(columns, len(originals))
-    pairs = [
-        [_rgba(enlarged(shrunk(image, side), side)) for image in pair]
-        for pair in zip(originals, reconstructions, strict=True)
-    ]
-    height, width, _ = pairs[0][0].shape
-    gap = max(2, side // 28)
-    pair_height = 2 * height + gap
+    if len(originals) != len(reconstructions):
+        raise ValueError(f"{len(originals)} originals and {len(reconstructions)} reconstructions")
+    rows: list[Sequence[Pixels] | Pixels] = []
+    for start in range(0, len(originals), columns):
+        rows += [images[start : start + columns] for images in (originals, reconstructions)]
     # Twice the gap between rows of pairs shows what belongs together.
-    rows = -(-len(pairs) // columns)
-    sheet = np.zeros(
-        (rows * (pair_height + 2 * gap) - 2 * gap, columns * (width + gap) - gap, 4), np.uint8
-    )
-    for number, (original, reconstruction) in enumerate(pairs):
-        row, column = divmod(number, columns)
-        top, left = row * (pair_height + 2 * gap), column * (width + gap)
-        sheet[top : top + height, left : left + width] = original
-        sheet[top + height + gap :][:height, left : left + width] = reconstruction
-    return sheet
+    return sheet(rows, side=side, wider_after=2)
+
+
+def sheet(
+    rows: Sequence[Sequence[Pixels] | Pixels],
+    *,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    side: int = 112,
+    wider_after: int = 0,
+) -> Pixels:
+    """Images in rows, which may differ in length, on a transparent ground: RGBA (H, W, 4).
+
+    Images are uint8 (H, W, C), C in 1, 3, 4, and enlarged to about ``side`` pixels, or shrunk to
+    it. row_names stand on the left, column_names above, as far as there are some, in a grey that
+    light and dark pages show. wider_after: the gap behind each so many rows is twice as wide.
+    """
+    pictures = [[_rgba(enlarged(shrunk(image, side), side)) for image in row] for row in rows]
+    height = max(picture.shape[0] for row in pictures for picture in row)
+    width = max(picture.shape[1] for row in pictures for picture in row)
+    gap = max(2, side // 28)
+    font = ImageFont.load_default(max(10, side // 8))
+    left = max((round(font.getlength(name)) + 2 * gap for name in row_names), default=0)
+    top = 2 * gap + max((round(font.getbbox(name)[3]) for name in column_names), default=-2 * gap)
+    tops = [
+        top + number * (height + gap) + (gap * (number // wider_after) if wider_after else 0)
+        for number in range(len(rows))
+    ]
+    columns = max(len(row) for row in pictures)
+    canvas = np.zeros((tops[-1] + height, left + columns * (width + gap) - gap, 4), np.uint8)
+    for start, row in zip(tops, pictures, strict=True):
+        for column, picture in enumerate(row):
+            place = canvas[start:, left + column * (width + gap) :]
+            place[: picture.shape[0], : picture.shape[1]] = picture
+    if not row_names and not column_names:
+        return canvas
+    image = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(image)
+    for start, name in zip(tops, row_names, strict=False):
+        draw.text((left - 2 * gap, start + height // 2), name, NAMES, font, anchor="rm")
+    for column, name in enumerate(column_names):
+        centre = left + column * (width + gap) + width // 2
+        draw.text((centre, gap), name, NAMES, font, anchor="mt")
+    return np.asarray(image)
 
 
 def _image(pixels: Pixels) -> Image.Image:

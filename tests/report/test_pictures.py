@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compressor.report.pictures import comparison_sheet, enlarged, png, shrunk
+from compressor.report.pictures import comparison_sheet, enlarged, png, sheet, shrunk
 
 DATA = Path(__file__).parents[2] / "examples" / "data" / "fashion_mnist.npz"
 
@@ -68,3 +68,16 @@ def test_a_short_sheet_is_as_wide_as_its_pictures(clothes):
 def test_every_original_needs_a_reconstruction(clothes):
     with pytest.raises(ValueError, match="shorter"):
         comparison_sheet(clothes[:3], clothes[:2])
+
+
+def test_a_sheet_has_room_for_names_and_for_rows_that_differ_in_length():
+    image = np.full((28, 28, 1), 255, np.uint8)
+    plain = sheet([[image] * 3, [image]], side=28)
+    assert plain.shape == (28 + 2 + 28, 3 * 28 + 2 * 2, 4)
+    assert (plain[:28, :28, 3] == 255).all() and not plain[30:, 30:, 3].any()
+
+    named = sheet([[image] * 3, [image]], row_names=["query"], column_names=["1", "2"], side=28)
+    added = named.shape[0] - plain.shape[0], named.shape[1] - plain.shape[1]
+    assert min(added) > 0
+    np.testing.assert_array_equal(named[-28:, added[1] : added[1] + 28], plain[-28:, :28])
+    assert named[: added[0], added[1] :, 3].any() and named[added[0] :, : added[1], 3].any()
