@@ -69,7 +69,7 @@ def comparison_sheet(
     pages.
     """
     if len(originals) != len(reconstructions):
-        raise ValueError(f"{len(originals)} originals and {len(reconstructions)} reconstructions")
+        raise ValueError(f"{len(originals)} originals, {len(reconstructions)} reconstructions")
     rows: list[Sequence[Pixels] | Pixels] = []
     for start in range(0, len(originals), columns):
         rows += [images[start : start + columns] for images in (originals, reconstructions)]
