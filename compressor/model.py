@@ -22,11 +22,8 @@ import hashlib
 import io
 import json
 import lzma
-import zipfile
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -40,34 +37,21 @@ from pydantic import (
 )
 
 from . import __version__
+from .bundles import Bundle
 from .errors import ModelError, UnreadableImage
 from .files import (
-    atomic_file,
-    atomic_folder,
-    finish_together,
-    is_leftover,
-    read_current,
-    refuse_existing,
-    refuse_irreplaceable,
     write_together,
 )
 from .manifests import (
-    HASH,
-    MANIFEST,
     FileEntry,
     ManifestFormat,
     PlainName,
     file_entries,
-    hash_line,
     with_hash,
 )
-from .onnx_bytes import refuse_foreign
 from .spec import CodeSpec, DataSpec
 from .untrusted import (
-    ZIP_ERRORS,
-    checked_zip,
     most_unpacked,
-    plain_name,
     read_npz,
 )
 
@@ -89,7 +73,6 @@ RESERVED_SCORES = frozenset(
     ["gradient", "top", "hidden", "nap", "mahalanobis", "knn", "codelength", "codelength_over_webp"]
 ) | {AUTO, ENSEMBLE}
 MAX_CALIBRATION = 1 << 24  # numbers in calibration.parquet, all scores together
-MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
 class PluginEntry(BaseModel):
@@ -177,75 +160,29 @@ def digest_of(manifest: ModelManifest) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-class Model:
+class Model(Bundle[ModelManifest]):
     """A trained model, read from a folder, from a zip, from inside an archive, or from memory."""
+
+    format = MANIFEST_FORMAT
 
     def __init__(
         self, location: Path, manifest: ModelManifest, files: Mapping[str, bytes] | None = None
     ) -> None:
-        self.location = location
-        self._files = files
-        self.manifest = manifest
+        super().__init__(location, manifest, files)
         self.spec = manifest.data
         self.code = manifest.code
         self.digest = digest_of(manifest)
 
-    @classmethod
-    def open(cls, location: str | Path) -> Model:
-        """Reads the manifest; raises ModelError if it is missing, altered, damaged or too new."""
-        location = Path(location)
-        with suppress(OSError):  # where nothing can be written, it is read as it is
-            finish_together(location)
-        for _ in range(3):  # write_calibration may replace both between the two readings
-            text = _stored(location, MANIFEST, MAX_MANIFEST)
-            stored_hash = _stored(location, HASH, 1000)
-            if text is not None and stored_hash == hash_line(text):
-                break
-        return cls(location, _checked_manifest(text, stored_hash, location))
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> Model:
-        """A model in memory, from what ``contents`` gives; it can be pickled. Raises ModelError."""
-        location = Path("the model in memory")
-        for name in files:
-            _refuse_unsafe_name(location, name)
-        manifest = _checked_manifest(files.get(MANIFEST), files.get(HASH), location)
-        return cls(location, manifest, files)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._files is None:
-            return Model.open, (self.location,)
-        return Model.from_files, (self._files,)
-
-    def contents(self) -> dict[str, bytes]:
-        """The content of every file, checked, as ``from_files`` and ``write_model`` take them."""
-        manifest = {name: self._stored(name, MAX_MANIFEST) for name in (MANIFEST, HASH)}
-        files = {name: self.read(name) for name in self.manifest.files}
-        return files | {name: content for name, content in manifest.items() if content is not None}
-
     def read(self, name: str) -> bytes:
-        """A file's content, decompressed and checked against its SHA-256; or ModelError.
-
-        A graph that could read files or run for ever is refused, too: see onnx_bytes.py.
-        """
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            if name == "decoder.onnx":
-                self.refuse_without_decoder()
-            raise ModelError(f"{self.location} has no {name}")
-        content = self._stored(name, entry.size)
-        if content is None:
-            content = self._read_embedded(name, entry.size)
-        if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+        """A file's content, checked; see Bundle. Raises ModelError."""
+        if name == "decoder.onnx":
+            self.refuse_without_decoder()
+        try:
+            return super().read(name)
+        except ModelError:
             if name == CALIBRATION and self._was_calibrated():
                 return self.read(name)
-            raise ModelError(
-                f"{self.location}/{name} does not have the hash in the manifest: "
-                "it was altered, swapped or damaged; take a good copy of the model"
-            )
-        if name.endswith(".onnx"):
-            refuse_foreign(content, f"{self.location}/{name}")
-        return content
+            raise
 
     def _was_calibrated(self) -> bool:
         """Whether another process has put other calibration scores there; then these are taken."""
@@ -256,7 +193,7 @@ class Model:
         others = {name: entry for name, entry in before.files.items() if name != CALIBRATION}
         return now != before and others.items() <= now.files.items()
 
-    def _read_embedded(self, name: str, size: int) -> bytes:
+    def _read_packed(self, name: str, size: int) -> bytes:
         """A file as archives have it; what is damaged may give anything."""
         from .packing import unpack
 
@@ -265,7 +202,7 @@ class Model:
             return unpack(packed, size)
         packed = self._stored(f"{name}.xz", size + 1024)
         if packed is None:
-            raise ModelError(f"{self.location}/{name} is missing; take a good copy of the model")
+            return super()._read_packed(name, size)
         from .packing import MAX_XZ_MEMORY
 
         limit = min(size, most_unpacked(len(packed))) + 1
@@ -306,11 +243,6 @@ class Model:
             raise ModelError(
                 f"{self.location}/{WEIGHTS} is damaged: {reason}; take a good copy of the model"
             ) from error
-
-    @property
-    def files(self) -> Collection[str]:
-        """The names of its files."""
-        return self.manifest.files.keys()
 
     @property
     def graph_scores(self) -> tuple[str, ...]:
@@ -383,20 +315,8 @@ class Model:
         ):
             raise ValueError("its array 'code' does not fit the model")
 
-    def check(self) -> list[str]:
-        """What is wrong with the files of the model, one sentence each; empty when all is well."""
-        problems = []
-        for name in self.manifest.files:
-            try:
-                self.read(name)
-            except ModelError as error:
-                problems.append(str(error))
-        known = {*self.manifest.files, MANIFEST, HASH}
-        known |= {f"{name}{end}" for name in self.manifest.files for end in (PACKED, ".xz")}
-        for name in self._files or _names(self.location):
-            if name not in known:
-                problems.append(f"{self.location}/{name} does not belong to the model")
-        return problems
+    def _names_of(self, name: str) -> Collection[str]:
+        return [name, f"{name}{PACKED}", f"{name}.xz"]
 
     def embed(self, folder: Path, *, used: bool = True) -> None:
         """Writes what decoding needs into ``folder``, as small as it gets; of a model that is not
@@ -430,28 +350,8 @@ class Model:
             write_together(self.location, changed)
         else:
             files = {name: self.read(name) for name in self.manifest.files}
-            write_model(self.location, files | changed, force=True)
+            self.write(self.location, files | changed, force=True)
         self.manifest = manifest
-
-    def _stored(self, name: str, limit: int) -> bytes | None:
-        if self._files is not None:
-            return self._files.get(name)
-        return _stored(self.location, name, limit)
-
-
-def _checked_manifest(
-    text: bytes | None, stored_hash: bytes | None, location: Path
-) -> ModelManifest:
-    if text is None:
-        raise ModelError(f"{location} is not a model: it has no manifest.json")
-    if stored_hash is None:
-        raise ModelError(f"{location} has no manifest.sha256: take a good copy of the model")
-    if stored_hash != hash_line(text):
-        raise ModelError(
-            f"{location}/manifest.json does not have the hash in manifest.sha256: "
-            "the model was altered or damaged; take a good copy"
-        )
-    return MANIFEST_FORMAT.parse(text, location)
 
 
 def manifest_files(manifest: ModelManifest, indent: int | None = 2) -> dict[str, bytes]:
@@ -491,64 +391,3 @@ def calibration_bytes(scores: Mapping[str, npt.NDArray[np.float64]]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table(dict(scores)), buffer, compression="zstd", store_schema=False)
     return buffer.getvalue()
-
-
-def refuse_model_output(path: Path, force: bool) -> None:
-    """Raises OutputError if a model must not be written to ``path``."""
-    if path.suffix == ".zip":
-        refuse_existing(path, force)
-    else:
-        refuse_irreplaceable(path, force, FORMAT)
-
-
-def write_model(path: Path, files: Mapping[str, bytes], force: bool) -> None:
-    """Writes the files of a model as a folder, or as one zip if ``path`` ends in .zip."""
-    refuse_model_output(path, force)
-    for name in files:
-        _refuse_unsafe_name(path, name)
-    if path.suffix == ".zip":
-        with (
-            atomic_file(path, force) as temporary,
-            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
-        ):
-            for name, content in files.items():
-                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-    else:
-        with atomic_folder(path, force) as temporary:
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-
-
-def _stored(location: Path, name: str, limit: int) -> bytes | None:
-    """The bytes of a file of the model as stored, at most ``limit`` + 1 of them; None if absent."""
-    _refuse_unsafe_name(location, name)
-    try:
-        if location.is_dir():
-            return read_current(location, name, limit)
-        with zipfile.ZipFile(location) as archive:
-            checked_zip(archive, location.stat().st_size)
-            if name not in archive.NameToInfo:
-                return None
-            with archive.open(name) as member:
-                return member.read(limit + 1)
-    except FileNotFoundError as error:
-        raise ModelError(f"there is no model at {location}") from error
-    except ZIP_ERRORS as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ModelError(f"{location} cannot be read as a model: {name}: {reason}") from error
-
-
-def _names(location: Path) -> list[str]:
-    if location.is_dir():
-        own = [path for path in location.iterdir() if not is_leftover(path.name)]
-        below = chain.from_iterable([path, *path.rglob("*")] for path in own)
-        return sorted(path.relative_to(location).as_posix() for path in below)
-    with zipfile.ZipFile(location) as archive:
-        return archive.namelist()
-
-
-def _refuse_unsafe_name(location: Path, name: str) -> None:
-    try:
-        plain_name(name)
-    except ValueError as error:
-        raise ModelError(f"{location} is not a model: {error}") from error

@@ -38,7 +38,7 @@ from .data.images import Rows
 from .engine.engine import Engine
 from .engine.pipeline import chunk_size, in_order
 from .errors import ConfigError, DataError, MissingDependency, UnreadableImage, install
-from .model import Model, write_model
+from .model import Model
 from .spec import size_of
 from .training.settings import TrainingSettings
 
@@ -136,7 +136,7 @@ class _Detector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Raises OutputError if ``path`` exists, unless ``force`` replaces a model there.
         """
         check_is_fitted(self)
-        write_model(Path(path), self.model_.contents(), force)
+        Model.write(Path(path), self.model_.contents(), force)
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains on most of the rows X; the others stop the training early, and calibrate.

@@ -19,7 +19,6 @@ from compressor.model import (
     ModelManifest,
     PluginEntry,
     manifest_files,
-    write_model,
 )
 from compressor.spec import CodeSpec, VectorSpec
 from compressor.verbs import inspect, verify
@@ -61,7 +60,7 @@ def test_a_model_in_memory_is_the_one_on_disk(model: Path, tmp_path: Path) -> No
     assert in_memory.manifest == opened.manifest and in_memory.digest == opened.digest
     assert in_memory.contents() == files == {f.name: f.read_bytes() for f in model.iterdir()}
     assert in_memory.check() == []
-    write_model(tmp_path / "model.zip", files, force=False)
+    Model.write(tmp_path / "model.zip", files, force=False)
     assert Model.open(tmp_path / "model.zip").contents() == files
 
 
@@ -116,7 +115,7 @@ def test_a_graph_swapped_together_with_its_hash_is_found_by_verify(
     files["scorer.onnx"] = theirs.read("scorer.onnx")
     entries = dict(ours.manifest.files) | {"scorer.onnx": theirs.manifest.files["scorer.onnx"]}
     manifest = ours.manifest.model_copy(update={"files": entries})
-    write_model(copy, files | manifest_files(manifest), force=True)
+    Model.write(copy, files | manifest_files(manifest), force=True)
     assert "scorer.onnx gives other l2 than golden.npz" in verify(copy)["problems"]
 
 
@@ -142,7 +141,7 @@ def test_what_is_no_model_is_said_to_be_none(tmp_path: Path, clothes: object) ->
 def test_a_zip_is_the_same_model(model: Path, tmp_path: Path) -> None:
     opened = Model.open(model)
     files = {name: opened.read(name) for name in opened.manifest.files}
-    write_model(tmp_path / "m.zip", files | manifest_files(opened.manifest), force=False)
+    Model.write(tmp_path / "m.zip", files | manifest_files(opened.manifest), force=False)
     zipped = Model.open(tmp_path / "m.zip")
     assert zipped.digest == opened.digest and zipped.read("prior.bin") == opened.read("prior.bin")
     assert verify(tmp_path / "m.zip")["ok"]
@@ -161,14 +160,14 @@ def test_force_replaces_a_model_but_no_other_data(model: Path, copy: Path, tmp_p
     opened = Model.open(model)
     files = {"manifest.json": b"{}"}
     with pytest.raises(OutputError, match="exists; give force=True"):
-        write_model(copy, files, force=False)
+        Model.write(copy, files, force=False)
     mine = tmp_path / "photos"
     mine.mkdir()
     (mine / "a.jpg").write_bytes(b"precious")
     with pytest.raises(OutputError, match="does not replace other data"):
-        write_model(mine, files, force=True)
+        Model.write(mine, files, force=True)
     assert (mine / "a.jpg").read_bytes() == b"precious"
-    write_model(copy, files, force=True)
+    Model.write(copy, files, force=True)
     assert [file.name for file in copy.iterdir()] == ["manifest.json"]
     del opened
 
@@ -198,5 +197,5 @@ def test_a_model_of_very_long_vectors_can_be_opened(tmp_path: Path) -> None:
     plugin = PluginEntry(name="any", distribution="any", version="1")
     files = dict.fromkeys(DECODING, FileEntry(size=0, sha256="0" * 64))
     manifest = ModelManifest(plugin=plugin, data=spec, code=CodeSpec(shape=(2,)), files=files)
-    write_model(tmp_path / "model", manifest_files(manifest), force=False)
+    Model.write(tmp_path / "model", manifest_files(manifest), force=False)
     assert Model.open(tmp_path / "model").spec == spec

@@ -37,7 +37,6 @@ from compressor.model import (
     PluginEntry,
     calibration_bytes,
     manifest_files,
-    write_model,
 )
 from compressor.sklearn import AutoencoderDetector, PyODDetector
 from compressor.spec import CodeSpec, VectorSpec
@@ -71,7 +70,7 @@ def principal(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         rows = np.concatenate([group.pixels for images in pieces for group in images.groups])
         share, seed = arguments["settings"]["calibration"], arguments["seed"]
         split = split_rows(len(rows), 0.1, share, seed)
-        write_model(output, principal_components(rows, split, data.columns, seed), force=False)
+        Model.write(output, principal_components(rows, split, data.columns, seed), force=False)
 
     monkeypatch.setattr(verbs, "train", train)
     return calls
@@ -354,7 +353,7 @@ def test_a_model_without_calibration_scores_and_does_not_judge(
     files = {n: c for n, c in trained.model_.contents().items() if n != "calibration.parquet"}
     entries = {n: e for n, e in trained.model_.manifest.files.items() if n in files}
     manifest = trained.model_.manifest.model_copy(update={"files": entries})
-    write_model(tmp_path / "model", files | manifest_files(manifest), force=False)
+    Model.write(tmp_path / "model", files | manifest_files(manifest), force=False)
     bare = AutoencoderDetector.from_model(tmp_path / "model")
     np.testing.assert_array_equal(bare.score_samples(table), trained.score_samples(table))
     with pytest.raises(ConfigError, match="no calibration scores"):
@@ -398,7 +397,7 @@ def test_pyod_detectors_turn_the_signs_around(
 def test_copies_give_the_same_answers_and_need_no_file(
     copied: Any, model: Path, clothes: Pixels, tmp_path: Path
 ) -> None:
-    write_model(tmp_path / "model.zip", Model.open(model).contents(), force=False)
+    Model.write(tmp_path / "model.zip", Model.open(model).contents(), force=False)
     detector = AutoencoderDetector.from_model(tmp_path / "model.zip")
     (tmp_path / "model.zip").unlink()
     expected = detector.decision_function(clothes[:50])

@@ -36,8 +36,6 @@ from ..model import (
     ModelManifest,
     PluginEntry,
     manifest_files,
-    refuse_model_output,
-    write_model,
 )
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder
@@ -89,7 +87,7 @@ def train(
     output = Path(output)
     started = time.monotonic()
     refuse_input(output, data)
-    refuse_model_output(output, force)
+    Model.refuse_output(output, force)
     announced = find(plugin)
     plugin_class = load(announced)
     earlier = None if start is None else _opened(start, plugin)
@@ -129,7 +127,7 @@ def train(
             bar.update(len(FINISHING))
         files["training.csv"] = log_bytes(state)
         manifest = manifest.model_copy(update={"files": file_entries(files)})
-        write_model(output, files | manifest_files(manifest), force)
+        Model.write(output, files | manifest_files(manifest), force)
     return {
         "model": str(output),
         "plugin": plugin,

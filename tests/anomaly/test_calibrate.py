@@ -15,7 +15,7 @@ import pytest
 
 from compressor.data.images import Pixels
 from compressor.errors import CompressorError
-from compressor.model import Model, refuse_model_output
+from compressor.model import Model
 from compressor.verbs import calibrate, compress, decompress, score, verify
 
 
@@ -82,7 +82,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from compressor.model import Model, refuse_model_output
+from compressor.model import Model
 
 left, model = int(sys.argv[2]), Model.open(sys.argv[1])
 scores = {name: np.full(7, 0.5) for name in model.calibration_columns()}
@@ -135,7 +135,7 @@ def test_what_a_killed_calibration_left_is_not_a_foreign_file_and_force_takes_it
     assert Model.open(copy).check() == [f"{copy}/half does not belong to the model"]
     (copy / "half").unlink()
     assert verify(copy)["ok"]
-    refuse_model_output(copy, force=True)
+    Model.refuse_output(copy, force=True)
 
 
 def test_readers_see_one_calibration_or_the_other_while_it_changes(

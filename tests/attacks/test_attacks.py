@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compressor.errors import CompressorError, ModelError
-from compressor.model import Model, write_model
+from compressor.model import Model
 from compressor.onnx_bytes import refuse_foreign
 from compressor.untrusted import open_regular, plain_name, read_npz
 from compressor.verbs import verify
@@ -71,7 +71,7 @@ def test_models_in_memory_have_plain_names_too(name: str, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="plain name"):
         Model.from_files(contents)
     with pytest.raises(ModelError, match="plain name"):
-        write_model(tmp_path / "inside" / "model", contents, force=False)
+        Model.write(tmp_path / "inside" / "model", contents, force=False)
     assert not list(tmp_path.rglob("evil.txt"))
 
 
