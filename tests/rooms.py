@@ -23,7 +23,11 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"base": "errors log progress spec files interrupts runtime summaries onnx_bytes untrusted"},
     {"manifests": "manifests"},
     {"data": "data", "entropy": "entropy"},
-    {"model": "model bundles packing resume", "codecs": "codecs", "bottleneck": "bottleneck"},
+    {
+        "model": "model bundles packing resume results",
+        "codecs": "codecs",
+        "bottleneck": "bottleneck",
+    },
     {"engine": "engine", "contract": "plugin likelihood normalisation"},
     {"report": "report", "networks": "networks", "registry": "registry"},
     {"archive": "archive", "anomaly": "anomaly", "export": "export"},

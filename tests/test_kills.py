@@ -76,7 +76,7 @@ def given(
 ) -> dict[str, list[str]]:
     """The arguments of each verb without its output; parts are small."""
     monkeypatch.setattr("compressor.archive.writer.PART_IMAGES", 256)
-    monkeypatch.setattr("compressor.anomaly.results.PART_ROWS", 256)
+    monkeypatch.setattr("compressor.results.PART_ROWS", 256)
     np.save(tmp_path / "images.npy", clothes[:IMAGES])
     data, model = str(tmp_path / "images.npy"), str(dense_model)
     return {

@@ -16,11 +16,13 @@ from ..engine.job import Job
 from ..errors import ConfigError
 from ..files import merging_folder, refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
+from ..results import ResultsWriter, is_folder
 from .drift import MAX_ANOMALIES, Drift, drift
 from .prometheus import write_metrics
 from .report import REPORTED, Decided, write_scoring_report
 from .requested import Requested
-from .results import ResultsWriter, is_folder
+from .results import decide
+from .results import heatmaps as heatmaps_of
 from .rows import Scoring
 from .tally import COLUMNS, tally
 from .thresholds import Asked, fdr_threshold, first_threshold, guarantee
@@ -169,7 +171,7 @@ def _finish(
         raise job.nothing()
     if asked.fdr is not None:
         bound = fdr_threshold(totals.p_value_counts, asked.fdr, calibration)
-    anomalies = results.decide(bound)
+    anomalies = decide(results, bound)
     if pictures.heatmaps is not None:
         _write_heatmaps(pictures.heatmaps, results, bound)
     moved = drift(calibration, totals.p_value_counts) if len(calibration) else None
@@ -199,7 +201,7 @@ def _finish(
 def _write_heatmaps(path: Path, results: ResultsWriter, bound: float) -> None:
     """Those of the anomalies."""
     with merging_folder(path, results.replaceable) as folder, PngNames(folder) as names:
-        for image, png in results.heatmaps(bound):
+        for image, png in heatmaps_of(results, bound):
             file = names.path(image)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(png)

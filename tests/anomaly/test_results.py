@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compressor.anomaly.results import SCHEMA, ResultsWriter, read_manifest
+from compressor.anomaly.results import SCHEMA, decide
 from compressor.data.arrays import ArraySource
 from compressor.data.images import Shard
 from compressor.errors import OutputError
+from compressor.results import ResultsWriter, read_manifest
 from compressor.verbs import inspect
 
 ROWS = [
@@ -48,7 +49,7 @@ def write(path: Path | str, *shards: Shard, rows: int = 4, **options: bool) -> i
         for piece in (ROWS[:3], ROWS[3:]):
             writer.add(table(piece[:rows]))
         writer.end()
-        anomalies = writer.decide(0.3)
+        anomalies = decide(writer, 0.3)
         writer.publish({})
     return anomalies
 
@@ -95,7 +96,7 @@ def test_names_and_errors_that_spreadsheets_would_run_get_a_quote_where_that_is_
     with ResultsWriter(tmp_path / "r.csv", {}, Source(), "image", **options) as writer:
         writer.add(pa.Table.from_pylist([dict(zip(COLUMNS, r, strict=True)) for r in rows], SCHEMA))
         writer.end()
-        writer.decide(0.3)
+        decide(writer, 0.3)
         writer.publish({})
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
         _, *lines = csv.reader(file)

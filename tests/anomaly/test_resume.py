@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from compressor.anomaly import results as results_module
-from compressor.anomaly.results import read_manifest
+from compressor import results as results_module
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError, OutputError
+from compressor.results import read_manifest
 from compressor.verbs import score
 
 MODEL = Path(__file__).parents[1] / "golden" / "1-discriminator" / "model"
