@@ -157,7 +157,24 @@ def plugins(as_json: bool, check: bool) -> None:
     metavar="F.yaml",
     help="Settings from a YAML file; --set goes before it.",
 )
-@click.option("--start", metavar="MODEL", help="Begin with the weights of a model of PLUGIN.")
+@click.option(
+    "--start",
+    metavar="MODEL",
+    help="Begin with the weights of a model of PLUGIN, or of a classifier on one. A classifier "
+    "begins with any model or classifier, FILE.onnx[::TENSOR], or a new network: a plugin's name.",
+)
+@click.option(
+    "--labels",
+    metavar="LABELS",
+    help="Of a classifier: folders, F.csv or F.parquet with path and label, F.parquet::COLUMN or "
+    "F.npz::KEY [default: folders].",
+)
+@click.option("--unlabelled", metavar="DATA", help="Of a classifier: more data, without labels.")
+@click.option(
+    "--freeze",
+    metavar="N|all|none",
+    help="Of a classifier: how many copied layers stay as they are [default: none].",
+)
 @click.option("--max-time", "max_seconds", type=Duration(), help="Stop after this time, say 5m.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after so many steps.")
 @click.option("--quality", type=Decibels(), help="Find the rate at which PSNR is this, say 35dB.")
@@ -182,6 +199,9 @@ def train(
     values: tuple[str, ...],
     config: str | None,
     start: str | None,
+    labels: str | None,
+    unlabelled: str | None,
+    freeze: str | None,
     max_seconds: float | None,
     max_steps: int | None,
     quality: float | None,
@@ -196,11 +216,38 @@ def train(
 
     With --quality, --bits or --set rate=LAMBDA the codes are trained to be small; without, they
     are rounded afterwards.
+
+    PLUGIN may be "classifier": it copies layers of --start, learns from DATA that have labels and,
+    of the others, from labels that it guesses.
     """
     from compressor import verbs
 
     options = {"quality": quality, "bits": bits, "channels": channels}
     given = {name: value for name, value in options.items() if value is not None}
+    of_classifier = {"labels": labels, "unlabelled": unlabelled, "freeze": freeze}
+    chosen = {name: value for name, value in of_classifier.items() if value is not None}
+    if plugin == "classifier":
+        if start is None:
+            raise click.UsageError(
+                "train classifier copies layers: give --start MODEL, or the name of a plugin"
+            )
+        summary = verbs.train_classifier(
+            data,
+            output,
+            start=start,
+            **chosen,
+            settings=_settings(values, config) | given,
+            max_seconds=max_seconds,
+            max_steps=max_steps,
+            seed=seed,
+            resume=resume,
+            force=force,
+            progress=True,
+        )
+        _finish(summary, as_json)
+        return
+    if chosen:
+        raise click.UsageError(f"--{next(iter(chosen))} is for train classifier")
     summary = verbs.train(
         plugin,
         data,
@@ -426,6 +473,55 @@ def score(
         progress=True,
     )
     _finish(summary, as_json, ANOMALIES if fail_on_anomaly and summary["anomalies"] else 0)
+
+
+@cli.command()
+@click.argument("data")
+@click.option("-m", "--model", required=True, metavar="CLASSIFIER", help="A classifier.")
+@output_option("LABELS.parquet, LABELS.csv, or a folder LABELS/ of Parquet parts.")
+@click.option("--probabilities", is_flag=True, help="Write a column p_LABEL for each label, too.")
+@click.option(
+    "--labels",
+    metavar="LABELS",
+    help="The true ones, to count how many are right: folders, or a file, as train takes them.",
+)
+@click.option(
+    "--csv-safe",
+    is_flag=True,
+    help="In LABELS.csv, put a quote before names that spreadsheets would take for formulas.",
+)
+@device
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
+@force
+@as_json
+def classify(
+    data: str,
+    model: str,
+    output: str,
+    probabilities: bool,
+    labels: str | None,
+    csv_safe: bool,
+    device: str,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Give each of DATA a label."""
+    from compressor import verbs
+
+    summary = verbs.classify(
+        data,
+        model,
+        output,
+        probabilities=probabilities,
+        labels=labels,
+        csv_safe=csv_safe,
+        device=device,
+        resume=resume,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json)
 
 
 @cli.command()

@@ -6,12 +6,13 @@ manifest.json says what they are and has the SHA-256 of each; manifest.sha256 vo
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from .errors import CompressorError
 from .files import (
@@ -24,9 +25,13 @@ from .files import (
     refuse_irreplaceable,
 )
 from .manifests import HASH, MANIFEST, FileEntry, ManifestFormat, hash_line
-from .onnx_bytes import refuse_foreign
+from .onnx_bytes import OPERATORS, refuse_foreign
 from .untrusted import ZIP_ERRORS, checked_zip, plain_name
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+WEIGHTS = "weights.safetensors"
 MAX_MANIFEST = 64 << 20  # a column of vectors takes about 80 bytes
 
 
@@ -40,6 +45,7 @@ class Bundle(Generic[AnyManifest]):
     """
 
     format: ClassVar[ManifestFormat[Any]]
+    operators: ClassVar[Collection[str]] = OPERATORS  # that its graphs may have
 
     def __init__(
         self, location: Path, manifest: AnyManifest, files: Mapping[str, bytes] | None = None
@@ -104,8 +110,22 @@ class Bundle(Generic[AnyManifest]):
                 f"it was altered, swapped or damaged; take a good copy of the {self.format.kind}"
             )
         if name.endswith(".onnx"):
-            refuse_foreign(content, f"{self.location}/{name}")
+            refuse_foreign(content, f"{self.location}/{name}", self.operators)
         return content
+
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """Tensors by name, of what can be trained further."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            return load(self.read(WEIGHTS))
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise self.format.error(
+                f"{self.location}/{WEIGHTS} is damaged: {reason}; "
+                f"take a good copy of the {self.format.kind}"
+            ) from error
 
     def _read_packed(self, name: str, size: int) -> bytes:
         """Of a file that is not there as it is: subclasses may have it in another form."""
@@ -158,14 +178,7 @@ class Bundle(Generic[AnyManifest]):
         """The bytes of a file as stored, at most ``limit`` + 1 of them; None if absent."""
         cls._refuse_unsafe_name(location, name)
         try:
-            if location.is_dir():
-                return read_current(location, name, limit)
-            with zipfile.ZipFile(location) as archive:
-                checked_zip(archive, location.stat().st_size)
-                if name not in archive.NameToInfo:
-                    return None
-                with archive.open(name) as member:
-                    return member.read(limit + 1)
+            return _stored(location, name, limit)
         except FileNotFoundError as error:
             raise cls.format.error(f"there is no {cls.format.kind} at {location}") from error
         except ZIP_ERRORS as error:
@@ -206,6 +219,25 @@ class Bundle(Generic[AnyManifest]):
             with atomic_folder(path, force) as temporary:
                 for name, content in files.items():
                     (temporary / name).write_bytes(content)
+
+
+def format_of(location: str | Path) -> str | None:
+    """What a manifest there says that it is the manifest of; None where none can be read."""
+    try:
+        return str(json.loads(_stored(Path(location), MANIFEST, MAX_MANIFEST) or b"")["format"])
+    except (*ZIP_ERRORS, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _stored(location: Path, name: str, limit: int) -> bytes | None:
+    if location.is_dir():
+        return read_current(location, name, limit)
+    with zipfile.ZipFile(location) as archive:
+        checked_zip(archive, location.stat().st_size)
+        if name not in archive.NameToInfo:
+            return None
+        with archive.open(name) as member:
+            return member.read(limit + 1)
 
 
 def _names(location: Path) -> list[str]:

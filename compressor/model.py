@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "compressor-model"
 FORMAT_VERSION: Final = 1
-WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.parquet"
 DECODING = ("decoder.onnx", "prior.bin", "hyper_decoder.onnx")  # what an archive embeds, if there
 PACKED = ".packed"  # behind the name of a file in an archive's model; ".xz" up to version 2
@@ -231,18 +230,10 @@ class Model(Bundle[ModelManifest]):
 
         return read_prior(self.read("prior.bin"), self.read)
 
-    def weights(self) -> dict[str, npt.NDArray[Any]]:
-        """The plugin's tensors by name; ModelError if weights.safetensors is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            return load(self.read(WEIGHTS))
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"{self.location}/{WEIGHTS} is damaged: {reason}; take a good copy of the model"
-            ) from error
+    @property
+    def network(self) -> tuple[str, Mapping[str, Any]]:
+        """The plugin that it is of, and its config."""
+        return self.manifest.plugin.name, self.manifest.config
 
     @property
     def graph_scores(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ onnx.proto, version 3 of the intermediate representation and later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from .errors import ModelError
@@ -57,6 +57,12 @@ OPERATORS = frozenset(
         "Unsqueeze",
     ]
 )
+# What classifiers of other makers have besides, as safe to run.
+CLASSIFYING = OPERATORS | {
+    *("AveragePool", "BatchNormalization", "Dropout", "Erf", "Flatten", "GlobalAveragePool"),
+    *("HardSigmoid", "HardSwish", "LRN", "LayerNormalization", "Max", "MaxPool", "Min", "Pad"),
+    *("ReduceMax", "Softmax", "Sum"),
+}
 MAX_NODES = 10_000  # of a graph; those of the largest plugin are a few hundred
 MAX_FIELDS = 1 << 20  # of all messages that are looked at: bounds the time
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
@@ -117,15 +123,15 @@ def _integer(content: bytes, at: int) -> tuple[int, int]:
             raise ValueError("not a number")
 
 
-def refuse_foreign(content: bytes, name: str) -> None:
-    """Raises ModelError unless ``content`` is a graph of OPERATORS alone, with its tensors inside.
+def refuse_foreign(content: bytes, name: str, operators: Collection[str] = OPERATORS) -> None:
+    """Raises ModelError unless ``content`` is a graph of ``operators`` alone, its tensors inside.
 
     Refuses, by name, what a graph of a stranger could read files or run for ever with: tensors in
     other files, graphs inside of nodes (Loop, If, Scan), functions and other operators.
     name: of the file, for the message.
     """
     try:
-        _Graph(content, name).check()
+        _Graph(content, name, operators).check()
     except (ValueError, IndexError) as error:
         raise ModelError(
             f"{name} is not an ONNX graph that can be read; take a good copy of the model"
@@ -135,8 +141,8 @@ def refuse_foreign(content: bytes, name: str) -> None:
 class _Graph:
     """The walk through one file. ``_types``: the DataType of each value, where it is known."""
 
-    def __init__(self, content: bytes, name: str) -> None:
-        self._content, self._name = content, name
+    def __init__(self, content: bytes, name: str, operators: Collection[str]) -> None:
+        self._content, self._name, self._operators = content, name, operators
         self._left = MAX_FIELDS
         self._types: dict[str, int | None] = {}
         self._constants: set[str] = set()
@@ -221,7 +227,7 @@ class _Graph:
 
     def _node(self, node: list[Field]) -> None:
         operator, domain = self._text(node, 4), self._text(node, 7)
-        if operator not in OPERATORS or domain not in ("", "ai.onnx"):
+        if operator not in self._operators or domain not in ("", "ai.onnx"):
             shown = f"{domain}.{operator}" if domain else operator
             self._refuse(f"has the operator {shown!r}")
         given = [self._content[f.start : f.end].decode() for f in self._of(node, 1)]

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from .engine.encode import encode
     from .export.verb import export
     from .inspection import inspect, verify
+    from .labels.classify import classify
     from .registry import plugins
     from .report.model_page import report
     from .retrieval.duplicates import duplicates
     from .retrieval.index import index
     from .retrieval.search import search
+    from .training.few_labels.train import train_classifier
     from .training.train import train
 
 __all__ = [
     "calibrate",
+    "classify",
     "compress",
     "decompress",
     "duplicates",
@@ -36,11 +39,13 @@ __all__ = [
     "score",
     "search",
     "train",
+    "train_classifier",
     "verify",
 ]
 
 _MODULES = {
     "calibrate": ".anomaly.calibrate",
+    "classify": ".labels.classify",
     "compress": ".archive.compress",
     "decompress": ".archive.decompress",
     "duplicates": ".retrieval.duplicates",
@@ -53,6 +58,7 @@ _MODULES = {
     "score": ".anomaly.score",
     "search": ".retrieval.search",
     "train": ".training.train",
+    "train_classifier": ".training.few_labels.train",
     "verify": ".inspection",
 }
 _MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "yaml")
@@ -64,9 +70,12 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_MODULES[name], __package__), name)
     except ImportError as error:
-        if name in ("train", "export") and (error.name or "").partition(".")[0] in _MAKING:
+        if (
+            name in ("train", "train_classifier", "export")
+            and (error.name or "").partition(".")[0] in _MAKING
+        ):
             raise MissingDependency(
-                f"{name} needs compressor[train]: run {install('train')}"
+                f"{name.partition('_')[0]} needs compressor[train]: run {install('train')}"
             ) from error
         raise
 

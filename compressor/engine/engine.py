@@ -142,6 +142,13 @@ class Engine:
             return self._run("further", pixels, size)
         return self._averaged("further", padded(pixels, stride), tiles(self._model.code, *size))
 
+    def classify(self, pixels: Rows) -> npt.NDArray[np.float32]:
+        """The probability of each label, (N, labels), of a classifier, which takes one size."""
+        pixels = self._checked("classifier", pixels)
+        answer: npt.NDArray[np.float32]
+        answer = self._run("classifier", pixels, size_of(pixels.shape[1:]))["probability"]
+        return answer
+
     def _averaged(self, graph: str, pixels: Rows, parts: Sequence[Tile]) -> dict[str, Any]:
         """A graph's answers for padded images: scores are means over tiles, error_map is whole."""
         if len(parts) == 1:
@@ -210,7 +217,7 @@ class Engine:
         return decoded
 
     def session(self, graph: str) -> ort.InferenceSession:
-        """The session of encoder, decoder, scorer or further; raises ModelError or DeviceError."""
+        """The session of a graph, by its name without .onnx; raises ModelError or DeviceError."""
         with self._lock:
             if graph not in self._sessions:
                 content = self._model.read(f"{graph}.onnx")
@@ -230,6 +237,8 @@ class Engine:
         spec = self._model.spec
         if graph == "encoder":
             return {"code": (np.int32, self._model.code.shape_for(*size))}
+        if graph == "classifier":
+            return {"probability": (np.float32, self._model.code.shape)}
         shape = spec.shape_of(*size)
         if graph == "decoder":
             return {spec.kind: (np.uint8 if spec.kind == "image" else np.float32, shape)}

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from ..log import log
 from ..model import Model
 from ..progress import Progress
 from ..spec import ImageSpec, VectorSpec
-from .engine import Engine
+from .engine import Engine, Graphs
 from .pipeline import chunk_size, in_order
 
 Result = TypeVar("Result")
@@ -37,17 +37,26 @@ ROWS_LOOKED_AT = 64  # of an array, before it is refused for its channels
 MAX_SKIPPED_LOGGED = 20  # inputs that the log names; a table may have many more
 
 
-class Job:
-    """Opens model, source and engine; raises CompressorError before any work if one is unusable.
+class Opened(Graphs, Protocol):
+    """What a job needs of what it runs: a Model, say."""
+
+    location: Path
+
+
+AnyOpened = TypeVar("AnyOpened", bound=Opened)
+
+
+class JobOf(Generic[AnyOpened]):
+    """Opens source and engine; raises CompressorError before any work if one is unusable.
 
     chunk: images that are worked on together; images: how many are done; unreadable: the skipped;
     not_kept: how many have something beside their pixels, as EXIF; converted: how many are in other
     channels than they came in.
     """
 
-    def __init__(self, verb: str, data: Data, model: str | Path, device: str) -> None:
+    def __init__(self, verb: str, data: Data, model: AnyOpened, device: str) -> None:
         self._verb, self._started = verb, time.monotonic()
-        self.model = Model.open(model)
+        self.model = model
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
         self._in_memory = not isinstance(data, str | Path)
         if not self._in_memory:
@@ -228,3 +237,10 @@ class Job:
             "seconds": round(time.monotonic() - self._started, 3),
             "device": self.engine.device.name,
         }
+
+
+class Job(JobOf[Model]):
+    """The job of a model, which it opens first."""
+
+    def __init__(self, verb: str, data: Data, model: str | Path, device: str) -> None:
+        super().__init__(verb, data, Model.open(model), device)

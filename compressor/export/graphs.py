@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import onnx
 import onnx.numpy_helper
@@ -24,8 +25,9 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..likelihood import LIKELIHOODS
 from ..normalisation import Normalisation, example
+from ..onnx_bytes import CLASSIFYING, OPERATORS
 from ..plugin import Autoencoder, Pass
-from ..spec import ImageSpec
+from ..spec import DataSpec, ImageSpec
 from .portable import OPSET, clean, refuse_unportable
 from .scores import UNSCALED, FurtherScorer, Scales, Scorer, score_names
 
@@ -94,7 +96,10 @@ class Affine(nn.Module):
         return x * self.factor.reshape(shape) + self.offset.reshape(shape)
 
 
-def without_batch_norm(model: Autoencoder) -> Autoencoder:
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def without_batch_norm(model: AnyModule) -> AnyModule:
     """A copy for export, with an Affine for every batch normalisation that keeps statistics."""
     model = copy.deepcopy(model)
     for module in list(model.modules()):
@@ -130,6 +135,22 @@ class Everything(nn.Module):
             assert code is not None
             answers += (self.decoder(code),)
         return answers
+
+
+def export_graph(
+    module: nn.Module, spec: DataSpec, outputs: Mapping[str, Sequence[str]], name: str
+) -> bytes:
+    """One graph of a module that takes data of one size as they are stored, (N, *spec.shape).
+
+    outputs: their axes, by name. Raises ExportError.
+    """
+    axes = ["N", "H", "W", "C"] if isinstance(spec, ImageSpec) else ["N", "D"]
+    inside = {f"{name}/{output}": output for output in outputs}
+    whole = _export(module, (example(spec, 2),), [spec.kind], list(inside), None)
+    whole = onnxscript.optimizer.optimize(whole)
+    part = _part(whole, name, Part({spec.kind: axes}, outputs), CLASSIFYING)
+    content: bytes = part.SerializeToString(deterministic=True)
+    return content
 
 
 def export_graphs(
@@ -264,7 +285,9 @@ def _export(
     return exported
 
 
-def _part(everything: onnx.ModelProto, name: str, part: Part) -> onnx.ModelProto:
+def _part(
+    everything: onnx.ModelProto, name: str, part: Part, operators: Collection[str] = OPERATORS
+) -> onnx.ModelProto:
     """The graph of that name, with its own names of inputs and outputs."""
     outputs = [f"{name}/{output}" for output in part.outputs]
     graph_model = onnx.utils.Extractor(everything).extract_model(list(part.inputs), outputs)
@@ -278,7 +301,7 @@ def _part(everything: onnx.ModelProto, name: str, part: Part) -> onnx.ModelProto
     for value in graph_model.graph.output:
         value.name = names[value.name]
     _name_dimensions(graph_model, {**part.inputs, **part.outputs})
-    refuse_unportable(graph_model, name)
+    refuse_unportable(graph_model, name, operators)
     return graph_model
 
 

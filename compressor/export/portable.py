@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 
@@ -32,16 +32,18 @@ def clean(graph_model: onnx.ModelProto) -> None:
             del value.metadata_props[:]
 
 
-def refuse_unportable(graph_model: onnx.ModelProto, name: str) -> None:
+def refuse_unportable(
+    graph_model: onnx.ModelProto, name: str, operators: Collection[str] = OPERATORS
+) -> None:
     """Raises ExportError for what other runtimes would not run, and names it."""
     opsets = {entry.domain: entry.version for entry in graph_model.opset_import}
     if opsets != {"": OPSET}:
         raise ExportError(f"{name}: the graph imports {opsets}, not only opset {OPSET}")
     used = {node.op_type for graph in _graphs(graph_model.graph) for node in graph.node}
-    if foreign := used - OPERATORS:
+    if foreign := used - set(operators):
         raise ExportError(
             f"{name}: the operators {', '.join(sorted(foreign))} do not run everywhere; "
-            f"build the network from {', '.join(sorted(OPERATORS))}"
+            f"build the network from {', '.join(sorted(operators))}"
         )
     onnx.checker.check_model(graph_model, full_check=True)
 

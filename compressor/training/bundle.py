@@ -22,6 +22,7 @@ from ..anomaly.scorers import Scorer, score_rows, scorers
 from ..anomaly.separability import MAX_INPUTS, separability
 from ..bottleneck.bottleneck import Bottleneck
 from ..bottleneck.hyperprior import SCALES, Hyperprior
+from ..bundles import WEIGHTS
 from ..data.images import Rows
 from ..engine.engine import Engine
 from ..engine.tiles import padded
@@ -37,7 +38,7 @@ from ..export.parity import BATCHES, Parity, check_parity
 from ..export.scores import FurtherScorer, Scales, score_names
 from ..likelihood import LIKELIHOODS
 from ..log import log
-from ..model import WEIGHTS, ModelManifest, PluginEntry, calibration_bytes
+from ..model import ModelManifest, PluginEntry, calibration_bytes
 from ..normalisation import Normalisation
 from ..plugin import Autoencoder, Pass
 from ..spec import CodeSpec, DataSpec, ImageSpec

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..data.channels import as_asked, in_channels
 from ..data.images import Images, Pixels, Rows, Source
@@ -30,6 +32,8 @@ CHUNK = 256
 LARGE_CHUNK = 4  # of images that are to be cropped, which may be photographs
 ELEMENTS_AT_ONCE = 2**18  # of what is run through a network outside of training steps
 _CHANNELS_WANTED = "number of channels (or channels=grey, or channels=rgb)"
+NAMES = "names.parquet"
+NAMES_AT_ONCE = 2**16
 CROPS = 2**62  # streams of random numbers from here on place crops; those below order the rows
 
 
@@ -39,7 +43,8 @@ class Dataset:
 
     shape: (H, W, C) of a uint8 image, or (D,) of a float32 vector, whose columns may have names.
     sizes: int64 (count, 2), the heights and widths of images that are cropped to ``shape``; None
-    where all rows have that shape. left_out: the other files of the source, by suffix.
+    where all rows have that shape. left_out: the other files of the source, by suffix. read: how
+    many inputs the source has, unreadable ones included.
     """
 
     file: Path
@@ -49,6 +54,13 @@ class Dataset:
     unreadable: list[tuple[str, str]]
     sizes: npt.NDArray[np.int64] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    read: int = 0
+
+    @cached_property
+    def names(self) -> tuple[list[str], Indices]:
+        """What the source calls the rows, and their places in it."""
+        table = pq.read_table(self.file.with_name(NAMES))
+        return table["name"].to_pylist(), table["position"].to_numpy()
 
     @cached_property
     def rows(self) -> Any:
@@ -63,7 +75,7 @@ class Dataset:
         if self.sizes is None:
             rows: Rows = self.rows[indices]
             return rows
-        places = _generator(seed, CROPS + step).random((len(indices), 2))
+        places = seeded(seed, CROPS + step).random((len(indices), 2))
         crops: Rows = self.rows.at(indices, places)
         return crops
 
@@ -82,7 +94,7 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: the file's path, not its content."""
-        return {key: value for key, value in vars(self).items() if key != "rows"}
+        return {key: value for key, value in vars(self).items() if key not in ("rows", "names")}
 
 
 class Crops:
@@ -142,7 +154,8 @@ def load_dataset(
     if crop is not None:
         shape = (crop, crop, shape[2])
     loaded = None if crop is None else np.load(sizes)
-    return Dataset(file, facts["count"], shape, columns, unreadable, loaded, others)
+    read = facts.get("read", 0)  # not in those that an earlier version decoded
+    return Dataset(file, facts["count"], shape, columns, unreadable, loaded, others, read)
 
 
 def _decode(
@@ -154,7 +167,8 @@ def _decode(
     free = 0 if crop is None else 2  # dimensions that may differ from input to input
     grey = channels == "auto"  # as long as all images are
     rounding: Rounding | None = None
-    with file.open("wb") as out:
+    read = 0
+    with file.open("wb") as out, _Names(file.with_name(NAMES)) as names:
         chunks = source.chunks(CHUNK if crop is None else LARGE_CHUNK)
         for images in chain.from_iterable(chunk.load() for chunk in chunks):
             if channels != "auto":
@@ -184,7 +198,9 @@ def _decode(
                     rounding = rounding or Rounding(shape[0])
                     rounding.add(group)
                 out.write(group.pixels.tobytes())
+                names.add([(images.names[p], read + p) for p in group.positions.tolist()])
                 shapes += [shape[:2]] * len(group.pixels)
+            read += len(images.names)
         out.flush()
         os.fsync(out.fileno())
     if others := left_out(source):
@@ -204,10 +220,38 @@ def _decode(
         "columns": source.columns,
         "unreadable": unreadable,
         "left_out": left_out(source),
+        "read": read,
     }
     if crop is not None:
         np.save(sizes, np.array(shapes, np.int64))
     write_atomically(record, json.dumps(facts).encode())
+
+
+class _Names:
+    """Writes the names of rows, and their places in the source, some at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._schema = pa.schema([("name", pa.string()), ("position", pa.int64())])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[tuple[str, int]] = []
+
+    def __enter__(self) -> _Names:
+        return self
+
+    def add(self, rows: list[tuple[str, int]]) -> None:
+        self._rows += rows
+        if len(self._rows) >= NAMES_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        names, positions = zip(*self._rows, strict=True) if self._rows else ((), ())
+        self._writer.write_table(pa.table([names, positions], self._schema))
+        self._rows = []
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
 
 
 def _refuse_vectors(images: Images, setting: str) -> None:
@@ -229,7 +273,7 @@ def _refuse_rounded(source: Source, rounding: Rounding) -> None:
 
 def split_rows(count: int, validation: float, calibration: float, seed: int) -> Split:
     """Draws the three parts; they are disjoint and depend on the arguments alone."""
-    order = _generator(seed, stream=0).permutation(count)
+    order = seeded(seed, stream=0).permutation(count)
     held = [
         min(MAX_HELD_OUT, max(1, round(share * count))) if share else 0
         for share in (validation, calibration)
@@ -266,9 +310,9 @@ class BatchOrder:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = _generator(self._seed, stream=1 + epoch).permutation(self._indices)
+            self._order = seeded(self._seed, stream=1 + epoch).permutation(self._indices)
         return self._order[place * self._batch : (place + 1) * self._batch]
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
+def seeded(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, stream]))

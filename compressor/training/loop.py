@@ -48,6 +48,9 @@ class Budget:
     max_seconds: float | None = None
 
 
+Report = Callable[[State, float, float], None]  # part done, 0 to 1; loss
+
+
 class Loop:
     """Trains ``model`` on the training split; checkpoints go to ``folder`` and only there.
 
@@ -64,7 +67,7 @@ class Loop:
         budget: Budget,
         seed: int,
         folder: Path,
-        report: Callable[[State, float, float], None] | None = None,
+        report: Report | None = None,
     ) -> None:
         self.model, self.settings, self.data, self.split = model, settings, data, split
         self.normalisation = Normalisation(model.spec)
@@ -155,7 +158,7 @@ class Loop:
         indices = self.order.batch(self.state.step)[fabric.global_rank :: fabric.world_size]
         x = self._to_device(fabric, self.data.drawn(indices, self.seed, self.state.step))
         target = self.features.of(indices, x) if self.features else None
-        torch.manual_seed(_mix(self.seed, self.state.step, fabric.global_rank))
+        torch.manual_seed(mixed(self.seed, self.state.step, fabric.global_rank))
         return x, target
 
     def _watch_rate(self, fabric: Fabric, running: RunningPhase) -> None:
@@ -289,7 +292,7 @@ def _run_in_process(fabric: Fabric, loop: Loop) -> None:
         torch.save(content, loop.folder / RESULT)
 
 
-def _mix(seed: int, step: int, rank: int) -> int:
+def mixed(seed: int, step: int, rank: int) -> int:
     """A seed for torch's generator that differs for every step and process."""
     return int.from_bytes(
         hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()

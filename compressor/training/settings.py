@@ -124,12 +124,12 @@ def split_settings(
                 f"{', '.join(sorted(theirs))} and training has {', '.join(sorted(ours))}"
             )
     return (
-        _checked(config, {k: v for k, v in values.items() if k in theirs}),
-        _checked(TrainingSettings, {k: v for k, v in values.items() if k in ours}),
+        checked(config, {k: v for k, v in values.items() if k in theirs}),
+        checked(TrainingSettings, {k: v for k, v in values.items() if k in ours}),
     )
 
 
-def _checked(model: type[Settings], values: dict[str, Any]) -> Settings:
+def checked(model: type[Settings], values: dict[str, Any]) -> Settings:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -10,7 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from ..bundles import format_of
 from ..errors import ConfigError, ModelError
+from ..labels.classifier import FORMAT as CLASSIFIER
+from ..labels.classifier import Classifier
 from ..model import Model
 from ..networks.discriminator import WithDiscriminator
 from ..plugin import Autoencoder
@@ -19,6 +22,8 @@ from ..spec import DataSpec, ImageSpec
 from .rate import add_bottleneck
 from .settings import TrainingSettings
 
+TRUNK = "trunk.model."  # in front of the names of an autoencoder's weights in a classifier
+_MISFITS = (ValidationError, KeyError, RuntimeError)  # torch's are RuntimeErrors
 # Of a bottleneck: what the settings of a training ask, and where in it a training is.
 OF_THE_TRAINING = ("log_rate", "decodes_integers")
 
@@ -44,12 +49,21 @@ def make_model(
     return model
 
 
+def opened(path: str | Path) -> Model | Classifier:
+    """What a training begins with. Raises ModelError if it is neither, or damaged."""
+    return Classifier.open(path) if format_of(path) == CLASSIFIER else Model.open(path)
+
+
 def restore(path: str | Path) -> Autoencoder:
     """The plugin with the model's config and weights (those of the graphs), in eval mode.
 
+    Of a classifier: the autoencoder whose layers it copied, f as it is now.
+
     Raises ModelError if the model is damaged, PluginError if its plugin is not installed.
     """
-    stored = Model.open(path)
+    stored = opened(path)
+    if isinstance(stored, Classifier):
+        return _restored_trunk(stored)
     manifest = stored.manifest
     plugin = load(find(manifest.plugin.name))
     weights = {name: torch.from_numpy(value) for name, value in stored.weights().items()}
@@ -58,13 +72,42 @@ def restore(path: str | Path) -> Autoencoder:
         settings = TrainingSettings.model_validate(manifest.training["settings"])
         model = make_model(plugin, config, manifest.data, settings)
         model.load_state_dict(weights)
-    except (ValidationError, KeyError, RuntimeError) as error:  # torch's are RuntimeErrors
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{path} does not have the weights that {manifest.plugin.name} has with its settings: "
-            f"{reason}"
-        ) from error
+    except _MISFITS as error:
+        raise _other_weights(path, manifest.plugin.name, error) from error
     return model.eval()
+
+
+def _restored_trunk(classifier: Classifier) -> Autoencoder:
+    begun = classifier.manifest.begins_with
+    if begun.plugin is None:
+        raise ConfigError(
+            f"{classifier.location} is a classifier on {begun.name}, which is no plugin's network"
+        )
+    plugin = load(find(begun.plugin.name))
+    weights = {
+        name.removeprefix(TRUNK): torch.from_numpy(value)
+        for name, value in classifier.weights().items()
+        if name.startswith(TRUNK)
+    }
+    try:
+        config = plugin.Config.model_validate(begun.config)
+        model = make_model(plugin, config, classifier.spec, TrainingSettings())
+        model.load_state_dict(weights)
+    except _MISFITS as error:
+        raise _other_weights(classifier.location, begun.plugin.name, error) from error
+    return model.eval()
+
+
+def _other_weights(path: str | Path, plugin: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(
+        f"{path} does not have the weights that {plugin} has with its settings: {reason}"
+    )
+
+
+def plain_weights(model: Autoencoder) -> dict[str, Tensor]:
+    """The plugin's weights alone: no discriminator's, no bottleneck's."""
+    return _own(_plain(model))
 
 
 def begin_where(model: Autoencoder, path: str | Path) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import __version__
 from ..anomaly.calibration import smallest_fpr
+from ..bundles import WEIGHTS
 from ..data.images import Data, Source
 from ..data.reading import refuse_changed
 from ..data.sources import open_source
@@ -27,11 +28,11 @@ from ..files import (
     refuse_input,
     write_atomically,
 )
+from ..labels.classifier import Classifier
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..manifests import file_entries
 from ..model import (
-    WEIGHTS,
     Model,
     ModelManifest,
     PluginEntry,
@@ -49,7 +50,7 @@ from .dataset import Dataset, load_dataset, pieces, split_rows
 from .loop import Budget, Loop
 from .rehearsal import rehearse
 from .settings import TrainingSettings, split_settings
-from .start import begin_where, make_model
+from .start import begin_where, make_model, opened
 
 MAX_MISSED_DECIBELS, MAX_MISSED_BITS = 1.0, 0.1  # of an aim, without a warning
 RECORD = "job.json"  # in a training's folder: which job it is of
@@ -72,9 +73,9 @@ def train(
     """Trains a plugin on ``data`` and writes the model to ``output`` (a folder, or *.zip).
 
     ``settings`` are the plugin's config and the training's settings by name. ``start`` is a model
-    of the same plugin: its weights are the first ones, and its config holds where ``settings`` do
-    not say otherwise. While it runs, ``output``.training holds the checkpoint and the log;
-    ``resume`` goes on from there.
+    of the same plugin, or a classifier that began with one: its weights are the first ones, and its
+    config holds where ``settings`` do not say otherwise. While it runs, ``output``.training holds
+    the checkpoint and the log; ``resume`` goes on from there.
 
     Gives model, plugin, parameters, seconds, epochs, validation_loss (of an image, the sum over its
     elements; None without validation), of held-out data psnr (in dB) or, of vectors, mse (of
@@ -91,13 +92,13 @@ def train(
     announced = find(plugin)
     plugin_class = load(announced)
     earlier = None if start is None else _opened(start, plugin)
-    given = {**(earlier.manifest.config if earlier else {}), **(settings or {})}
+    given = {**(earlier.network[1] if earlier else {}), **(settings or {})}
     config, training = split_settings(given, plugin_class.Config, plugin)
     source = open_source(data)
     job = _job(announced, source, config.model_dump(mode="json"), training, seed)
     first_weights = earlier and earlier.manifest.files[WEIGHTS].sha256
     job["start"] = first_weights
-    with _training_folder(output, job, resume, force) as folder:
+    with training_folder(output, job, resume, force) as folder:
         dataset = load_dataset(source, folder, training.crop, training.channels)
         refuse_changed(source, job["data"])
         log.info("%d inputs of %s", dataset.count, "x".join(map(str, dataset.shape)))
@@ -217,13 +218,12 @@ def _report_step(bar: Progress, step: str) -> None:
     bar.update(FINISHING.index(step), step)
 
 
-def _opened(start: str | Path, plugin: str) -> Model:
-    """The model that a training starts from. Raises ConfigError if it is of another plugin."""
-    model = Model.open(start)
-    if model.manifest.plugin.name != plugin:
-        raise ConfigError(
-            f"{start} is a model of the plugin {model.manifest.plugin.name}, not of {plugin}"
-        )
+def _opened(start: str | Path, plugin: str) -> Model | Classifier:
+    """What a training starts from. Raises ConfigError if it is of another plugin."""
+    model = opened(start)
+    name, _ = model.network
+    if name != plugin:
+        raise ConfigError(f"{start} is a {model.format.kind} of the plugin {name}, not of {plugin}")
     model.weights()  # found damaged now, and not when the data are decoded
     return model
 
@@ -269,9 +269,7 @@ def _job(
 
 
 @contextmanager
-def _training_folder(
-    output: Path, job: dict[str, Any], resume: bool, force: bool
-) -> Iterator[Path]:
+def training_folder(output: Path, job: dict[str, Any], resume: bool, force: bool) -> Iterator[Path]:
     """The folder of this training, new or of the run that is resumed.
 
     It goes when the body ends, but for an error with a checkpoint to resume from. Raises

@@ -1,0 +1,1 @@
+"""The verb ``train classifier``: copied layers, a head, few labels."""
