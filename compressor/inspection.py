@@ -1,4 +1,4 @@
-"""The verbs ``inspect`` and ``verify``, for models, archives, indexes and results."""
+"""The verbs ``inspect`` and ``verify``, for models, classifiers, archives, indexes and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .files import refuse_elsewhere
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """What a model, an archive, an index or results hold; its ``kind`` comes first."""
+    """What a model, a classifier, an archive, an index or results hold; its ``kind`` comes first."""
     refuse_elsewhere(path)
     path = Path(path)
     kind = _kind(path)
@@ -29,6 +29,12 @@ def inspect(path: str | Path) -> dict[str, Any]:
             "scorers": _describe_scorers(model),
             **model.manifest.model_dump(mode="json"),
         }
+    if kind == "classifier":
+        from .labels.classifier import Classifier
+
+        classifier = Classifier.open(path)
+        described = classifier.manifest.model_dump(mode="json")
+        return {"kind": kind, "digest": classifier.digest, **described}
     if kind == "archive":
         return {"kind": kind, **_describe_archive(path)}
     if kind == "index":
@@ -37,7 +43,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 
 def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
-    """Checks every byte of a model, an archive or an index: ``ok``, and ``problems`` in sentences.
+    """Checks every byte of a model, a classifier, an archive or an index: ``ok``, and ``problems``.
 
     ``model``: the one that made an archive, where that has none inside.
     """
@@ -46,6 +52,8 @@ def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
     kind = _kind(path)
     if kind == "model":
         problems = _verify_model(path)
+    elif kind == "classifier":
+        problems = _verify_classifier(path)
     elif kind == "archive":
         from .archive.verify import verify_archive
         from .model import Model
@@ -54,7 +62,7 @@ def verify(path: str | Path, model: str | Path | None = None) -> dict[str, Any]:
     elif kind == "index":
         problems = _verify_index(path)
     else:
-        raise DataError(f"{path} is no model, archive or index; verify knows no other")
+        raise DataError(f"{path} is no model, classifier, archive or index; verify knows no other")
     return {"kind": kind, "path": str(path), "ok": not problems, "problems": problems}
 
 
@@ -67,12 +75,29 @@ def _kind(path: Path) -> str:
         # Where the manifest itself is damaged, the folder's layout still tells.
         if (path / "blocks").is_dir() or (path / "items").is_dir():
             return "archive"
-        return "index" if (path / "vectors").is_dir() else "model"
+        return "index" if (path / "vectors").is_dir() else _kind_of_bundle(path)
     if zipfile.is_zipfile(path):
-        return "model"
+        return _kind_of_bundle(path)
     if path.suffix in (".parquet", ".csv"):
         return "results"
-    raise DataError(f"{path} is not a model, an archive, an index or results")
+    raise DataError(f"{path} is not a model, a classifier, an archive, an index or results")
+
+
+def _kind_of_bundle(path: Path) -> str:
+    from .bundles import format_of
+
+    return "classifier" if format_of(path) == "compressor-classifier" else "model"
+
+
+def _verify_classifier(path: Path) -> list[str]:
+    from .labels.classifier import Classifier
+
+    try:
+        return Classifier.open(path).check()
+    except MissingDependency:
+        raise  # that says nothing about the classifier
+    except CompressorError as error:
+        return [str(error)]
 
 
 def _verify_model(path: Path) -> list[str]:

@@ -189,7 +189,7 @@ def _text(value: Any, where: object) -> str:
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
     if isinstance(value, int | float | np.integer | np.floating):
-        if value != int(value):
+        if not math.isfinite(value) or value != int(value):
             raise DataError(f"{where}: {value} is no label: numbers that name a class are whole")
         return "" if value < 0 else str(int(value))
     if isinstance(value, bytes):
