@@ -26,7 +26,7 @@ from compressor.verbs import classify, train, train_classifier
 
 FILES = {"MNIST": "mnist.npz", "Fashion-MNIST": "fashion_mnist_pub.npz"}
 AUTOENCODER_STEPS = 3000
-# What a classifier begins with, the autoencoder or its network anew, and whether labels are guessed.
+# What a classifier begins with, the autoencoder or a new network, and whether labels are guessed.
 WAYS: dict[str, dict[str, Any]] = {
     "copied, guessing": {"copied": True, "settings": {}},
     "new, guessing": {"copied": False, "settings": {}},
@@ -114,7 +114,7 @@ def table(done: dict[tuple[Any, ...], float], steps: int) -> None:
     print("| data | labels | " + " | ".join(WAYS) + " |\n|---|---|" + "---|" * len(WAYS))
     for name, count in sorted({key[:2] for key in cells}, reverse=True):
         row = [cells.get((name, count, way), []) for way in WAYS]
-        shown = [f"{np.mean(c):.1f} ± {np.std(c):.1f} ({len(c)})" if c else "–" for c in row]
+        shown = [f"{np.mean(c):.1f} ± {np.std(c):.1f} ({len(c)})" if c else "-" for c in row]
         print(f"| {name} | {count:,} | " + " | ".join(shown) + " |")
 
 
