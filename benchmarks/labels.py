@@ -25,7 +25,7 @@ import numpy as np
 from compressor.verbs import classify, train, train_classifier
 
 FILES = {"MNIST": "mnist.npz", "Fashion-MNIST": "fashion_mnist_pub.npz"}
-AUTOENCODER_STEPS = 3000
+AUTOENCODER_STEPS = 1000
 # What a classifier begins with, the autoencoder or a new network, and whether labels are guessed.
 WAYS: dict[str, dict[str, Any]] = {
     "copied, guessing": {"copied": True, "settings": {}},

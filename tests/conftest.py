@@ -119,3 +119,41 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Loop]:
         return loop
 
     return run
+
+
+@pytest.fixture(scope="session")
+def foreign_network() -> Callable[..., Path]:
+    """Writes another maker's classifier: float32 (N, C, side, side) -> 2 numbers, in opset 13."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def write(path: Path, side: int = 8, channels: int = 1) -> Path:
+        draw = np.random.default_rng(0)
+        tensors = {
+            "w": draw.normal(size=(5, channels, 3, 3)),
+            "v": draw.normal(size=(2, 5)),
+            "b": np.zeros(2),
+        }
+        nodes = [
+            helper.make_node("Conv", ["input", "w"], ["map"], kernel_shape=[3, 3]),
+            helper.make_node("Relu", ["map"], ["relu"]),
+            helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
+            helper.make_node("Flatten", ["pool"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "v", "b"], ["logits"], transB=1),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "foreign",
+            [
+                helper.make_tensor_value_info(
+                    "input", TensorProto.FLOAT, ["N", channels, side, side]
+                )
+            ],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
+            [numpy_helper.from_array(v.astype(np.float32), name) for name, v in tensors.items()],
+        )
+        opsets = [helper.make_opsetid("", 13)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+        return path
+
+    return write

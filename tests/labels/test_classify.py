@@ -255,3 +255,27 @@ def test_data_of_another_size_or_channels_than_the_network_are_refused(
     vectors = clothes[:20].reshape(20, -1).astype(np.float32)
     with pytest.raises(ConfigError, match="takes images, and these data are vectors"):
         train_classifier(vectors, tmp_path / "c", start=model, labels=labels)
+
+
+def test_layers_of_another_maker_and_new_ones_that_stay_as_they_are(
+    mixed: Path,
+    clothes: Pixels,
+    letters: Pixels,
+    foreign_network: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path = foreign_network(tmp_path / "foreign.onnx", 16)
+    unseen = np.concatenate([letters[200:], clothes[200:300]])
+    truth = ["letters"] * 100 + ["clothes"] * 100
+    for start, options in ((f"{path}::pool", {}), ("undercomplete", {"freeze": "all"})):
+        made = tmp_path / "made"
+        said = train_classifier(
+            f"{mixed}::x", made, start=start, labels=f"{mixed}::all", force=True, **options
+        )
+        assert said["steps"] == 0 and said["held_out"] == 40
+        assert verify(made)["ok"], start
+        found = classify(unseen, made, tmp_path / "labels.csv", labels=truth, force=True)
+        assert found["accuracy"] > 0.75, start  # of layers that nobody has trained
+        assert said["accuracy_interval"][0] <= said["accuracy"] <= said["accuracy_interval"][1]
+    with pytest.raises(ConfigError, match="of an ONNX network all layers stay as they are"):
+        train_classifier(f"{mixed}::x", tmp_path / "c", start=path, freeze=1)

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from compressor.data.images import Pixels
 from compressor.errors import ConfigError, ModelError, TrainingError
@@ -150,41 +150,18 @@ def test_views_are_like_what_they_are_of(shape: tuple[int, ...]) -> None:
     assert torch.equal(weak(x, still), x)
 
 
-def foreign(path: Path, side: int = 8, channels: int = 1, batch: str | int = "N") -> Path:
-    """Another maker's classifier: float32 (N, C, side, side) -> 2 numbers, in opset 13."""
-    draw = np.random.default_rng(0)
-    tensors = {
-        "w": draw.normal(size=(5, channels, 3, 3)),
-        "v": draw.normal(size=(2, 5)),
-        "b": np.zeros(2),
-    }
-    nodes = [
-        helper.make_node("Conv", ["input", "w"], ["map"], kernel_shape=[3, 3]),
-        helper.make_node("Relu", ["map"], ["relu"]),
-        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
-        helper.make_node("Flatten", ["pool"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "v", "b"], ["logits"], transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "foreign",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, channels, side, side])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 2])],
-        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in tensors.items()],
-    )
-    opsets = [helper.make_opsetid("", 13)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
-
-
 SPEC = ImageSpec(height=28, width=28, channels=1)
 
 
 @pytest.mark.parametrize(("tensor", "size"), [("", 5), ("relu", 5), ("logits", 2)])
 def test_a_foreign_network_is_cut_where_one_says(
-    tensor: str, size: int, clothes: Pixels, tmp_path: Path
+    tensor: str,
+    size: int,
+    clothes: Pixels,
+    foreign_network: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    path = foreign(tmp_path / "f.onnx", 28)
+    path = foreign_network(tmp_path / "f.onnx", 28)
     found = Foreign(path, tensor, SPEC, [0.5], [0.25]).activations(clothes[:9]).numpy()
     assert found.shape == (9, size)
     x = (clothes[:9].transpose(0, 3, 1, 2).astype(np.float32) / 255 - 0.5) / 0.25
@@ -199,9 +176,9 @@ def test_a_foreign_network_is_cut_where_one_says(
 
 
 def test_a_foreign_network_of_another_size_gets_images_of_its_size_and_a_head(
-    clothes: Pixels, tmp_path: Path
+    clothes: Pixels, foreign_network: Callable[..., Path], tmp_path: Path
 ) -> None:
-    network = Foreign(foreign(tmp_path / "f.onnx", 16), "", SPEC, [0.0], [1.0])
+    network = Foreign(foreign_network(tmp_path / "f.onnx", 16), "", SPEC, [0.0], [1.0])
     activations = network.activations(clothes[:5])
     weight, bias = torch.randn(3, 5), torch.randn(3)
     session = onnxruntime.InferenceSession(network.classifier(weight, bias))
@@ -210,12 +187,14 @@ def test_a_foreign_network_of_another_size_gets_images_of_its_size_and_a_head(
     np.testing.assert_allclose(answer, expected.numpy(), atol=1e-5)
 
 
-def test_foreign_networks_that_cannot_be_used_are_refused(model: Path, tmp_path: Path) -> None:
-    path = foreign(tmp_path / "f.onnx", 28, 3)
+def test_foreign_networks_that_cannot_be_used_are_refused(
+    model: Path, foreign_network: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = foreign_network(tmp_path / "f.onnx", 28, 3)
     with pytest.raises(ConfigError, match=r"not images .* of 1 channels; channels=grey or"):
         Foreign(path, "", SPEC, [0.0], [1.0])
     with pytest.raises(ConfigError, match="computes no tensor 'none'"):
-        Foreign(foreign(path, 28), "none", SPEC, [0.0], [1.0])
+        Foreign(foreign_network(path, 28), "none", SPEC, [0.0], [1.0])
     with pytest.raises(ModelError, match="cannot read"):
         Foreign(tmp_path / "none.onnx", "", SPEC, [0.0], [1.0])
     (tmp_path / "bad.onnx").write_bytes(b"none")
