@@ -25,6 +25,7 @@ MAX_LABEL = 200  # characters
 MAX_LABELS = 10_000
 MAX_BYTES = 1 << 30  # of an array of labels
 NAMED = 3  # in a message
+LAST_CHARACTER = 0x10FFFF  # of Unicode
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,14 @@ def _column(file: Path, key: str) -> Sequence[Any]:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
         raise DataError(f"{file} is no array of labels: {error}") from error
+    if values.dtype.kind == "U":
+        points = np.frombuffer(
+            values.tobytes(), np.dtype("u4").newbyteorder(values.dtype.byteorder)
+        )
+        if points.size and points.max() > LAST_CHARACTER:
+            raise DataError(f"{file} is no array of labels: it has characters that are none")
+    if values.dtype.kind not in "biufUS":
+        raise DataError(f"{file} is no array of labels: it holds {values.dtype}")
     if values.ndim != 1:
         raise DataError(f"{file}::{key} is {values.shape}; labels are one value for each input")
     return list(values.tolist())

@@ -22,6 +22,7 @@ import traceback
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +36,14 @@ from compressor.data.decode import decode
 from compressor.data.sources import open_source
 from compressor.entropy.prior_file import read_prior
 from compressor.errors import CompressorError
+from compressor.labels.classifier import MANIFEST_FORMAT as CLASSIFIER_FORMAT
+from compressor.labels.classifier import Beginning, ClassifierManifest
+from compressor.labels.given import labels_of
+from compressor.manifests import FileEntry
 from compressor.model import MANIFEST_FORMAT, Model, _calibration_columns
 from compressor.onnx_bytes import refuse_foreign
 from compressor.packing import unpack as unpack_weights
+from compressor.spec import ImageSpec
 from compressor.untrusted import read_npz
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -139,8 +145,42 @@ def parsers(folder: Path) -> dict[str, tuple[list[bytes], Parser, tuple[type[Exc
         ".tar": ([tar.getvalue()], on_disk("a.tar", rows), EXPECTED),
         ".tar.gz": ([gzip.compress(tar.getvalue())], on_disk("b.tar.gz", rows), EXPECTED),
         ".zip": ([packed_zip.getvalue()], on_disk("a.zip", rows), EXPECTED),
+        "classifier's manifest": (
+            [classifier_manifest()],
+            lambda content: CLASSIFIER_FORMAT.parse(content, "classifier"),
+            EXPECTED,
+        ),
+        "labels.csv": (
+            [b"path,label\n0,a\n1,b\n2,\n"],
+            on_disk("labels.csv", lambda path: labels_of(path, ["0", "1", "2"], np.arange(3), 3)),
+            EXPECTED,
+        ),
+        "labels.npy": (
+            [array_of(["a", "b", ""]), array_of([0, 1, -1])],
+            on_disk("labels.npy", lambda path: labels_of(path, ["0", "1", "2"], np.arange(3), 3)),
+            EXPECTED,
+        ),
         "Parquet": ([table.getvalue().to_pybytes()], on_disk("a.parquet", rows), EXPECTED),
     }
+
+
+def array_of(values: list[Any]) -> bytes:
+    """As .npy."""
+    file = io.BytesIO()
+    np.save(file, np.array(values))
+    return file.getvalue()
+
+
+def classifier_manifest() -> bytes:
+    """One of a classifier of two labels."""
+    manifest = ClassifierManifest(
+        labels=("a", "b"),
+        data=ImageSpec(height=4, width=4, channels=1),
+        begins_with=Beginning(kind="plugin", name="undercomplete", config={"latent": 2}),
+        training={"accuracy": 0.5},
+        files={"classifier.onnx": FileEntry.of(b"graph")},
+    )
+    return manifest.to_files()["manifest.json"]
 
 
 def crc(content: bytes) -> int:

@@ -105,6 +105,8 @@ def test_a_column_and_an_array_have_a_label_for_each_input_of_the_source(tmp_pat
         ("t.txt.gz.zip", "there are no labels at"),
         ("bad.npy", "is no array of labels"),
         ("t.jpg", "give a .csv or .parquet"),
+        ("wrong.npy", "it has characters that are none"),
+        ("complex.npy", "it holds complex64"),
     ],
 )
 def test_labels_that_cannot_be_read_are_refused(
@@ -114,6 +116,8 @@ def test_labels_that_cannot_be_read_are_refused(
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "bad.npy").write_bytes(b"none")
     (tmp_path / "t.jpg").write_bytes(b"none")
+    np.save(tmp_path / "wrong.npy", np.full(3, 0x110000, np.uint32).view("U1"))
+    np.save(tmp_path / "complex.npy", np.zeros(3, np.complex64))
     with pytest.raises((DataError, ConfigError), match=message) as caught:
         given(str(tmp_path / location), "0", "1", "2")
     assert "\n" not in str(caught.value)
