@@ -18,7 +18,7 @@ from ..files import refuse_elsewhere, refuse_existing, refuse_input
 from ..log import log
 from ..results import ResultsWriter, is_folder
 from .classifier import Classifier
-from .given import NONE, labels_of, listed
+from .given import NONE, fingerprint_of, labels_of, listed
 
 PROBABILITY_OF = "p_"  # in front of a label: its column
 
@@ -60,7 +60,7 @@ def classify(
         "classifier": job.model.digest,
         "device": job.engine.device.name,
         "probabilities": str(probabilities),
-        "labels": str(labels),
+        "labels": fingerprint_of(labels),
     }
     results = ResultsWriter(
         output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.csv_table import CSV_SUFFIXES, CsvTable
-from ..data.reading import reading
+from ..data.reading import fingerprint, reading
 from ..errors import ConfigError, DataError
 from ..untrusted import read_npy, read_npz, read_regular
 
@@ -73,6 +74,16 @@ def labels_of(
     numbers = {name: number for number, name in enumerate(names)}
     of = np.array([numbers.get(text, NONE) for text in texts], np.int64)
     return Labels(tuple(names), of, unmatched)
+
+
+def fingerprint_of(given: Any) -> str:
+    """Changes when the labels do: a file by its size and time, values by themselves."""
+    if isinstance(given, str | Path):
+        file = Path(str(given).partition("::")[0])
+        return (
+            f"{given} {fingerprint('labels', iter([(file.name, file)])) if file.is_file() else ''}"
+        )
+    return hashlib.sha256(repr(None if given is None else list(given)).encode()).hexdigest()
 
 
 def listed(names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from ...errors import ConfigError, DataError, ExportError
 from ...export.graphs import export_graph, without_batch_norm
 from ...files import refuse_elsewhere, refuse_input
 from ...labels.classifier import GOLDEN, GRAPH, Beginning, Classifier, ClassifierManifest
-from ...labels.given import FOLDERS, NONE, Labels, labels_of, listed
+from ...labels.given import FOLDERS, NONE, Labels, fingerprint_of, labels_of, listed
 from ...log import log
 from ...manifests import file_entries
 from ...model import Model, PluginEntry
@@ -92,7 +92,7 @@ def train_classifier(
     job = {
         "plugin": f"classifier on {beginning.name}",
         "data": [source.fingerprint(), more and more.fingerprint()],
-        "labels": str(labels),
+        "labels": fingerprint_of(labels),
         "training": chosen.model_dump(mode="json"),
         "start": beginning.sha256,
         "freeze": freeze,
