@@ -28,6 +28,7 @@ from ..normalisation import Normalisation, example
 from ..onnx_bytes import CLASSIFYING, OPERATORS
 from ..plugin import Autoencoder, Pass
 from ..spec import DataSpec, ImageSpec
+from .operators import TRANSLATIONS
 from .portable import OPSET, clean, refuse_unportable
 from .scores import UNSCALED, FurtherScorer, Scales, Scorer, score_names
 
@@ -267,6 +268,7 @@ def _export(
                 inputs,
                 dynamo=True,
                 opset_version=OPSET,
+                custom_translation_table=TRANSLATIONS,
                 external_data=False,
                 optimize=False,  # which folds small weights away
                 input_names=list(input_names),

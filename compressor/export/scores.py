@@ -31,12 +31,11 @@ from ..errors import ExportError
 from ..model import RESERVED_SCORES
 from ..normalisation import Normalisation, example
 from ..plugin import Autoencoder, Pass
+from .operators import gradient_error, layer_difference
 
-GRADIENT_SCALES = 3
 # The mean of -log p(x | z) over elements, at the likeliest scale, up to a constant; None where the
 # distortion is in nats already. Without the discretised logistic, whose operators are not portable.
 NATS_PER_ELEMENT = {"square": 0.5, "absolute": 1.0, "cross-entropy": None}
-GRADIENT_STABILITY = 0.0026  # c of Xue et al. 2014, for values in [0, 1]
 MAX_HIDDEN_DIFFERENCES = 512  # whose covariance a model stores
 BORDER = 2  # places of features from the border inwards that have a scale of their own
 UNUSUAL = 2.5  # deviations above the mean are where scales make normal inputs' errors equal
@@ -117,18 +116,8 @@ class GradientError(nn.Module):
         self.register_buffer("binomial", torch.outer(line, line)[None, None])
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        x, other = x.mean(1, keepdim=True), other.mean(1, keepdim=True)
-        errors: list[Tensor] = []
-        for scale in range(GRADIENT_SCALES):
-            if scale:  # half of each side, rounded up, so that a pixel is always left
-                x, other = (F.conv2d(i, self.binomial, stride=2, padding=1) for i in (x, other))
-            squares, others = (
-                F.conv2d(i, self.prewitt, padding=1).square().sum(1) for i in (x, other)
-            )
-            both = (squares * others).sqrt()
-            similarity = (2 * both + GRADIENT_STABILITY) / (squares + others + GRADIENT_STABILITY)
-            errors.append((1 - similarity).mean((1, 2)))
-        return torch.stack(errors, 1).mean(1)
+        error: Tensor = gradient_error(x, other, self.prewitt, self.binomial)
+        return error
 
 
 class Scorer(nn.Module):
@@ -233,12 +222,8 @@ class FurtherScorer(nn.Module):
         kept: list[Tensor] = []
         count = 0
         for layer, other in zip(layers[::-1], others[::-1], strict=True):
-            difference = layer - other
-            squares = difference.square()
-            if difference.ndim > 2:
-                squares = squares.flatten(2).mean(2)
-                difference = squares.sqrt()
-            sizes.append(squares.sum(1))
+            size, difference = layer_difference(layer, other)
+            sizes.append(size)
             count += difference.shape[1]
             if not kept or count <= MAX_HIDDEN_DIFFERENCES:
                 kept.append(difference)
