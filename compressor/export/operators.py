@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from onnxscript import opset18 as op  # that of portable.OPSET
+from onnxscript import opset18
 from torch import Tensor
+
+op: Any = opset18  # portable.OPSET; Any, since its types know no numbers in place of tensors
 
 GRADIENT_SCALES = 3
 GRADIENT_STABILITY = 0.0026  # c of Xue et al. 2014, for values in [0, 1]
