@@ -192,7 +192,7 @@ def _describe_archive(path: Path) -> dict[str, Any]:
 
 
 def _describe_index(path: Path) -> dict[str, Any]:
-    from .retrieval.index import Index
+    from .retrieval.folder import Index
 
     index = Index.open(path)
     space = index.space
@@ -201,7 +201,7 @@ def _describe_index(path: Path) -> dict[str, Any]:
         "parts": len(index.manifest.parts),
         "bytes": sum(entry.size for entry in index.manifest.files.values()),
         "dimensions": space.dimensions,
-        "metric": "cosine" if space.cosine else "euclidean",
+        "metric": space.metric,
         "whitening": space.power,
         "reliability": space.reliability,
         "model_digest": index.manifest.model,
@@ -210,7 +210,7 @@ def _describe_index(path: Path) -> dict[str, Any]:
 
 
 def _verify_index(path: Path) -> list[str]:
-    from .retrieval.index import Index
+    from .retrieval.folder import Index
 
     try:
         index = Index.open(path)
@@ -220,8 +220,9 @@ def _verify_index(path: Path) -> list[str]:
     parts = range(len(index.manifest.parts))
     checks: list[Callable[[], object]] = [
         *(partial(index.read, name) for name in index.manifest.files),
-        *(partial(read, part) for part in parts for read in (index.vectors, index.names)),
+        *(partial(read, part) for part in parts for read in (index.vectors, index.numbers)),
     ]
+    checks += [partial(index.cell_numbers, part) for part in parts if index.cells is not None]
     problems = dict[str, None]()
     for check in checks:
         try:
