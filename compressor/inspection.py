@@ -204,13 +204,14 @@ def _describe_index(path: Path) -> dict[str, Any]:
         "metric": space.metric,
         "whitening": space.power,
         "reliability": space.reliability,
+        "cells": 0 if index.cells is None else len(index.cells.centres),
         "model_digest": index.manifest.model,
         "created_by": index.manifest.created_by,
     }
 
 
 def _verify_index(path: Path) -> list[str]:
-    from .retrieval.folder import Index
+    from .retrieval.folder import CELLS, Index
 
     try:
         index = Index.open(path)
@@ -222,7 +223,7 @@ def _verify_index(path: Path) -> list[str]:
         *(partial(index.read, name) for name in index.manifest.files),
         *(partial(read, part) for part in parts for read in (index.vectors, index.numbers)),
     ]
-    checks += [partial(index.cell_numbers, part) for part in parts if index.cells is not None]
+    checks += [partial(index.cell_numbers, part) for part in parts if CELLS in index.manifest.files]
     problems = dict[str, None]()
     for check in checks:
         try:

@@ -286,8 +286,12 @@ class IndexWriter:
         cells = Cells.learn(sample, total)
         queries = sample[:: max(1, len(sample) // JUDGED)]
         near = nearest(self, queries, NEAREST).rows
-        of_rows = np.concatenate([cells.of(self.vectors(part)) for part in range(len(self.counts))])
-        return cells.probing(queries, of_rows[near])
+        of_near, start = np.empty(near.shape, np.uint16), 0
+        for part, count in enumerate(self.counts):
+            here = (near >= start) & (near < start + count)
+            of_near[here] = cells.of(self.vectors(part)[near[here] - start])
+            start += count
+        return cells.probing(queries, of_near)
 
     def _new(self, source: IndexSource) -> IndexManifest:
         files = {SPACE: self._put(SPACE, self._space.to_bytes())}
