@@ -40,7 +40,7 @@ GREY: dict[str, dict[str, Any]] = {
     "undercomplete": {"network": "dense", "latent": 32},
     "gradients": {"latent": 64},
 }
-COLOUR: dict[str, dict[str, Any]] = {"gradients": {"latent": 128}, "features": {"latent": 16}}
+COLOUR: dict[str, dict[str, Any]] = {"gradients": {"latent": 128}, "features": {"latent": 64}}
 BASE, QUERIES, NEAREST = 20_000, 1_000, 10
 EXPANDED = (2, 4)
 

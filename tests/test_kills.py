@@ -41,7 +41,7 @@ KILLED = """
 import json, os, sys
 from pathlib import Path
 from compressor import verbs
-from compressor.anomaly import results
+from compressor import results
 from compressor.archive import writer
 from compressor.retrieval import writer as index_writer
 
