@@ -15,7 +15,7 @@ from .files import refuse_elsewhere
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """What a model, a classifier, an archive, an index or results hold; its ``kind`` comes first."""
+    """What a model, a classifier, an archive, an index or results hold; ``kind`` comes first."""
     refuse_elsewhere(path)
     path = Path(path)
     kind = _kind(path)
