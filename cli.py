@@ -17,8 +17,8 @@ from compressor import __version__
 
 FAILED, USAGE, ANOMALIES, SOME_UNREADABLE = 1, 2, 3, 4
 INTERRUPTED = (
-    "interrupted; nothing was left under the output's name; train, compress and score go on with "
-    "--resume"
+    "interrupted; nothing was left under the output's name; train, compress, score and index go on "
+    "with --resume"
 )
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -529,16 +529,47 @@ def classify(
 @model_option
 @output_option("The index, a folder.")
 @click.option("--add", is_flag=True, help="Add to an index that is there, of the same model.")
+@click.option(
+    "--metric",
+    type=click.Choice(["auto", "cosine", "euclidean"]),
+    default="auto",
+    show_default=True,
+    help="How far two vectors are apart.",
+)
+@click.option(
+    "--whitening", type=click.FloatRange(0, 1), help="0: codes as they are; 1: all axes alike."
+)
 @device
+@click.option("--resume", is_flag=True, help="Go on with a job that was stopped.")
 @force
 @as_json
 def index(
-    data: str, model: str, output: str, add: bool, device: str, force: bool, as_json: bool
+    data: str,
+    model: str,
+    output: str,
+    add: bool,
+    metric: str,
+    whitening: float | None,
+    device: str,
+    resume: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Make an index of DATA, or of an archive's codes, to search in."""
     from compressor import verbs
 
-    summary = verbs.index(data, model, output, add=add, device=device, force=force, progress=True)
+    summary = verbs.index(
+        data,
+        model,
+        output,
+        add=add,
+        metric=metric,
+        whitening=whitening,
+        device=device,
+        resume=resume,
+        force=force,
+        progress=True,
+    )
     _finish(summary, as_json)
 
 
@@ -548,6 +579,17 @@ def index(
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
 @click.option("-m", "--model", metavar="MODEL", help="In place of the encoder in the index.")
 @click.option("-o", "--output", metavar="FOUND", help="Write all that is found: .parquet or .csv.")
+@click.option("--sheet", metavar="PICTURE", help="Show queries beside what is found: a .png.")
+@click.option("--report", metavar="PAGE", help="The same as a page: an .html.")
+@click.option("--data", metavar="DATA", help="Where the index's images are now, to be shown.")
+@click.option(
+    "--expand",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Search again with the mean of the query and so many nearest.",
+)
+@click.option("--approximate/--exact", default=None, help="Compare with the nearest cells alone.")
 @device
 @force
 @as_json
@@ -557,6 +599,11 @@ def search(
     k: int,
     model: str | None,
     output: str | None,
+    sheet: str | None,
+    report: str | None,
+    data: str | None,
+    expand: int,
+    approximate: bool | None,
     device: str,
     force: bool,
     as_json: bool,
@@ -565,7 +612,18 @@ def search(
     from compressor import verbs
 
     summary = verbs.search(
-        index, query, k=k, model=model, output=output, device=device, force=force
+        index,
+        query,
+        k=k,
+        model=model,
+        output=output,
+        sheet=sheet,
+        report=report,
+        data=data,
+        expand=expand,
+        approximate=approximate,
+        device=device,
+        force=force,
     )
     _finish(summary, as_json)
 

@@ -52,8 +52,14 @@ VERBS: dict[str, tuple[str, ...]] = {
         *("--measurements", "--compare", "--resume", "--force", "--json"),
     ),
     "decompress": ("--output", "--only", "--force", "--json"),
-    "index": ("--model", "--output", "--add", "--device", "--force", "--json"),
-    "search": ("--model", "--output", "--device", "--force", "--json"),
+    "index": (
+        *("--model", "--output", "--add", "--metric", "--whitening", "--device", "--resume"),
+        *("--force", "--json"),
+    ),
+    "search": (
+        *("--model", "--output", "--sheet", "--report", "--data", "--expand", "--approximate"),
+        *("--device", "--force", "--json"),
+    ),
     "duplicates": ("--threshold", "--output", "--force", "--json"),
     "score": (
         *("--model", "--output", "--scorer", "--fpr", "--confidence", "--fdr", "--threshold"),

@@ -32,19 +32,21 @@ OUTPUTS = {
     "decompress": "out",
     "score": "r.parquet",
     "calibrate": "model",
+    "index": "i",
 }
-RESUMED = ("train", "compress", "score")
+RESUMED = ("train", "compress", "score", "index")
 
 # Calls a verb, and kills itself before that change of a file in the folder; says how many it made.
 KILLED = """
 import json, os, sys
 from pathlib import Path
 from compressor import verbs
-from compressor.anomaly import results
+from compressor import results
 from compressor.archive import writer
+from compressor.retrieval import writer as index_writer
 
 folder, verb, given, settings, kill_at = json.loads(sys.argv[1])
-writer.PART_IMAGES = results.PART_ROWS = 256
+writer.PART_IMAGES = results.PART_ROWS = index_writer.PART_ROWS = 256
 if verb == "train":
     from compressor.model import Model
     from compressor.training import train
@@ -77,6 +79,7 @@ def given(
     """The arguments of each verb without its output; parts are small."""
     monkeypatch.setattr("compressor.archive.writer.PART_IMAGES", 256)
     monkeypatch.setattr("compressor.results.PART_ROWS", 256)
+    monkeypatch.setattr("compressor.retrieval.writer.PART_ROWS", 256)
     np.save(tmp_path / "images.npy", clothes[:IMAGES])
     data, model = str(tmp_path / "images.npy"), str(dense_model)
     return {
@@ -86,6 +89,7 @@ def given(
         "compress": [data, model],
         "decompress": [str(tmp_path / "archive")],
         "score": [data, model],
+        "index": [data, model],
     }
 
 

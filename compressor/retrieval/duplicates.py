@@ -14,8 +14,9 @@ import pyarrow as pa
 from ..data.tables import refuse_table, table_file
 from ..errors import ConfigError
 from ..files import refuse_elsewhere
-from .index import Index
-from .search import SHOWN, Rows, nearest, neighbours
+from .folder import Index
+from .nearest import Rows, nearest, neighbours
+from .search import SHOWN
 
 SCHEMA = pa.schema([("group", pa.int64()), ("path", pa.string())])
 NEAR = 0.1  # of the median distance to the nearest other input
@@ -46,7 +47,7 @@ def duplicates(
         refuse_table("output", target, force, index)
     opened = Index.open(index)
     within = usual_distance(opened) * NEAR if threshold is None else threshold
-    groups = _groups(opened.count, neighbours(opened, within))
+    groups = _groups(opened.count, neighbours(opened, opened.space.squared(within)))
     names = [name for part in range(len(opened.manifest.parts)) for name in opened.names(part)]
     rows = [(number, names[row]) for number, group in enumerate(groups) for row in group]
     table = pa.table([[number for number, _ in rows], [name for _, name in rows]], SCHEMA)
@@ -66,17 +67,12 @@ def duplicates(
 def usual_distance(index: Index) -> float:
     """The median distance to the nearest other input, of rows from all over the index."""
     rows = np.unique(np.linspace(0, index.count - 1, min(SAMPLE, index.count)).astype(int))
-    pieces, start = [], 0
-    for part, count in enumerate(index.manifest.parts):
-        inside = rows[(rows >= start) & (rows < start + count)] - start
-        if len(inside):
-            pieces.append(index.vectors(part)[inside])
-        start += count
+    pieces = [index.vectors(part)[inside] for part, inside in index.parts_with(rows)]
     found = nearest(index, np.concatenate(pieces), 2)
     if found.rows.shape[1] < 2:
         return 0.0
-    others = np.where(found.rows == rows[:, None], np.inf, found.distances).min(1)
-    return float(np.median(others))
+    others = np.where(found.rows == rows[:, None], np.inf, found.squares).min(1)
+    return float(np.median(index.space.distances(others)))
 
 
 def _groups(count: int, near: Iterator[tuple[int, Rows]]) -> list[list[int]]:

@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..anomaly.normals import NAME, Features, Normals
-from ..errors import ArchiveError, ModelError
+from ..errors import ArchiveError, ConfigError, ModelError
 from ..model import Model
 from ..untrusted import read_npz
 
 Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-POWERS = (0.0, 0.25, 0.5, 1.0)
+POWERS, METRICS = (0.0, 0.25, 0.5, 1.0), ("euclidean", "cosine")
 SPACES = tuple((power, cosine) for power in POWERS for cosine in (False, True))
 NEAREST = 10
 QUERIES = 500  # of the codes, whose neighbours are looked at
@@ -51,17 +51,25 @@ class Space:
     reliability: float
 
     @classmethod
-    def of(cls, model: Model) -> Space:
-        """The one chosen for a model by its training codes (scores.npz).
+    def of(cls, model: Model, metric: str = "auto", whitening: float | None = None) -> Space:
+        """The one chosen for a model by its training codes (scores.npz), or what is given of it.
 
-        Raises ModelError for a model made before 0.4.0, which has none.
+        metric: "auto", "cosine" or "euclidean"; whitening: the power, from 0 to 1. Raises
+        ConfigError for another value, and ModelError for a model made before 0.4.0, which has none.
         """
+        if metric not in ("auto", *METRICS):
+            raise ConfigError(f"metric={metric}: give auto, {' or '.join(METRICS)}")
+        if whitening is not None and not 0 <= whitening <= 1:
+            raise ConfigError(f"whitening={whitening}: it is a power from 0 to 1")
         if NAME not in model.manifest.files:
             raise ModelError(
                 f"{model.location} has no {NAME}, from which the space of its codes is learned: "
                 "train the model again with this version"
             )
-        return cls.learn(Normals.from_bytes(model.read(NAME)))
+        powers = POWERS if whitening is None else (whitening,)
+        metrics = METRICS if metric == "auto" else (metric,)
+        among = [(power, one == "cosine") for power in powers for one in metrics]
+        return cls.learn(Normals.from_bytes(model.read(NAME)), among)
 
     @classmethod
     def learn(cls, normals: Normals, among: Sequence[tuple[float, bool]] = SPACES) -> Space:
@@ -78,10 +86,19 @@ class Space:
     def dimensions(self) -> int:
         return int(self.basis.shape[1])
 
+    @property
+    def metric(self) -> str:
+        """What ``distances`` gives: "cosine", 1 - the cosine, or "euclidean"."""
+        return "cosine" if self.cosine else "euclidean"
+
     def vectors(self, codes: npt.NDArray[np.int32]) -> Vectors:
         """float32 (n, D) of codes int32 (n, *shape)."""
         centred = self.features.of(codes) - self.mean
-        return _scaled(centred @ self.basis, self.cosine).astype(np.float32)
+        return self.scaled(centred @ self.basis).astype(np.float32)
+
+    def scaled(self, vectors: Floats) -> Floats:
+        """Vectors (n, D) made as long as this space has them: one, if the cosine counts."""
+        return _scaled(vectors, self.cosine)
 
     def distances(self, squares: Floats) -> Floats:
         """What users see of squared distances: 1 - the cosine, or the Euclidean distance."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from compressor.report.page import write_report
+from compressor.report.search_page import Answer, Neighbour, write_search_page
 from compressor.verbs import report as model_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -72,7 +73,20 @@ def pages(tmp_path_factory, report, model, clothes):
     )  # fmt: skip
     write_report(folder / "job.html", full, force=False)
     model_report(model, clothes, folder / "model.html")
-    return {"job": folder / "job.html", "model": folder / "model.html"}
+    answers = [
+        Answer(
+            f"{n}/{'long' * 20}.png",
+            clothes[n],
+            [
+                Neighbour(f"clothes/{m:05d}.png", m / 100, clothes[m] if m % 7 else None)
+                for m in range(n, n + 12)
+            ],
+        )
+        for n in range(3)
+    ]
+    facts = [("queries", "a/" * 99)]
+    write_search_page(folder / "search.html", "Nearest", facts, answers, "cosine", force=False)
+    return {name: folder / f"{name}.html" for name in ("job", "model", "search")}
 
 
 @pytest.fixture
@@ -114,7 +128,7 @@ def paths(page):
     return [card.get_attribute("data-path") for card in cards if card.is_visible()]
 
 
-@pytest.mark.parametrize("name", ["job", "model"])
+@pytest.mark.parametrize("name", ["job", "model", "search"])
 def test_a_page_loads_whole_without_complaints_or_network(opened, name):
     page = opened(name)
     images = "[...document.images]"
@@ -171,7 +185,7 @@ def test_without_javascript_the_page_is_a_ranked_list(opened, report):
     assert not page.locator("#controls").is_visible()
 
 
-@pytest.mark.parametrize("name", ["job", "model"])
+@pytest.mark.parametrize("name", ["job", "model", "search"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_sticks_out_and_no_labels_overlap(opened, name, width):
     page = opened(name, width)
@@ -179,7 +193,7 @@ def test_nothing_sticks_out_and_no_labels_overlap(opened, name, width):
     assert page.evaluate(OVERLAPS) == []
 
 
-@pytest.mark.parametrize("name", ["job", "model"])
+@pytest.mark.parametrize("name", ["job", "model", "search"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_text_stands_out_from_its_background(opened, name, scheme):
     contrast, text = opened(name, scheme=scheme).evaluate(CONTRAST)
