@@ -168,8 +168,10 @@ class FewLabelLoop:
         """Logs; True if held-out labels, where they are many, say that it gets no better."""
         held_out = math.nan
         if len(self._held_out):
+            # At the temperature that they will get: networks grow too sure, and still better.
             logits = logits_of(self._teacher, self._rows, self._held_out, self._device)
-            held_out = F.cross_entropy(logits, self._of[self._held_out]).item()
+            labels = self._of[self._held_out]
+            held_out = F.cross_entropy(logits / fitted_temperature(logits, labels), labels).item()
         seconds = round(state.seconds, 3)
         state.log.append([state.step, seconds, "classifier", loss, held_out, rate])
         if len(self._held_out) < JUDGES:
