@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .export.verb import export
     from .inspection import inspect, verify
     from .labels.classify import classify
+    from .latent.sample import sample
     from .registry import plugins
     from .report.model_page import report
     from .retrieval.duplicates import duplicates
@@ -36,6 +37,7 @@ __all__ = [
     "inspect",
     "plugins",
     "report",
+    "sample",
     "score",
     "search",
     "train",
@@ -55,6 +57,7 @@ _MODULES = {
     "inspect": ".inspection",
     "plugins": ".registry",
     "report": ".report.model_page",
+    "sample": ".latent.sample",
     "score": ".anomaly.score",
     "search": ".retrieval.search",
     "train": ".training.train",
