@@ -37,8 +37,9 @@ def sample(
     the first images side by side. One of them is needed. temperature: deviations are multiplied by
     it; 0 gives the means. Of one seed the first samples are the same whatever ``n`` is.
 
-    Gives samples, density (in words), components, temperature, seed, seconds, device.
-    Raises CompressorError.
+    Gives samples, distinct (how many different codes they have: few where codes are rounded
+    coarsely), density (in words), components, temperature, seed, seconds, device. Raises
+    CompressorError.
     """
     refuse_elsewhere(model, outputs=[path for path in (output, sheet) if path is not None])
     started = time.monotonic()
@@ -57,6 +58,7 @@ def sample(
     if picture is not None:
         refuse_picture("sheet", picture, force, latents.model.spec, model)
     shown: list[Rows] = []
+    different: set[int] = set()
     latents.density  # noqa: B018  (what has none writes nothing)
     with ExitStack() as stack:
         sink = target and stack.enter_context(open_sink(target, n, force, vectors))
@@ -64,6 +66,7 @@ def sample(
         done, width = 0, len(str(n - 1))
         for codes in latents.draw(n, seed, temperature):
             rows = latents.decode(codes)
+            different |= {hash(code.tobytes()) for code in codes}
             names = [f"{number:0{width}}" for number in range(done, done + len(rows))]
             if sink:
                 sink.write(names, list(rows))
@@ -74,6 +77,7 @@ def sample(
         write_picture(picture, grid(np.concatenate(shown)), force)
     return {
         "samples": n,
+        "distinct": len(different),
         "density": latents.origin,
         "components": latents.density.components,
         "temperature": temperature,

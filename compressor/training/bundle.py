@@ -65,6 +65,8 @@ COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
 GOLDEN_INPUTS = 5
 SPOILT_ELEMENTS = 2**25  # of the inputs that scores are compared on
 MEASURED_INPUTS = 256
+# Of z ~ N(0, I) at most: few codes are enough to rebuild inputs by, and decode to few samples.
+GENERATIVE_STEP = 0.125
 SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
 SAMPLE_ELEMENTS = 2**22  # of such a grid at most
 
@@ -216,7 +218,8 @@ def _round(trained: _Trained, probe: Tensor) -> tuple[Tensor, Any]:
     if not model.rebuilds_features:  # no archive will have these weights in it
         weight_bits = round_weights(model, probe, settings.weight_loss)
     if bottleneck is None:
-        return choose_steps(model, probe, settings.rounding_loss), weight_bits
+        steps = choose_steps(model, probe, settings.rounding_loss)
+        return steps.clamp_max(GENERATIVE_STEP) if trained.generative else steps, weight_bits
     if not settings.aims:
         return bottleneck.steps.detach(), weight_bits
     trained_on = _unrounded(model, trained.dataset, trained.split.training)
