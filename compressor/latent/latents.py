@@ -15,7 +15,7 @@ from ..anomaly import normals
 from ..anomaly.normals import Normals
 from ..data.images import Data, Images, Rows, Unreadable
 from ..engine.engine import Engine
-from ..engine.job import Job
+from ..engine.job import JobOf
 from ..errors import DataError, ModelError
 from ..log import log
 from ..model import Model
@@ -135,7 +135,7 @@ class Latents:
 
         Raises DataError if nothing in it fits the model, or its images differ in size.
         """
-        job = Job(verb, data, self.model.location, self.engine)
+        job = JobOf(verb, data, self.model, self.engine)
 
         def work(images: Images) -> list[tuple[tuple[int, int], Vectors]]:
             sizes = [size_of(group.pixels.shape[1:]) for group in images.groups]

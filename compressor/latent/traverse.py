@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.images import Data, Images, Pixels, Rows
-from ..engine.job import Job
+from ..engine.job import JobOf
 from ..errors import ConfigError, DataError
 from ..files import refuse_elsewhere
 from ..log import log
+from ..model import Model
 from ..report.pictures import sheet
 from ..spec import VectorSpec
 from .attributes import BUILT_IN, best, chance_level, measured, names_of, read_table, spearman
@@ -84,7 +85,7 @@ def traverse(
     shown = order[:MAX_LATENTS]
     of_data: dict[str, Any] = {}
     if data is not None:
-        job = Job("traverse", data, model, latents.engine)
+        job = JobOf("traverse", data, latents.model, latents.engine)
         found = _Correlations.learn(job, moved, order[:MAX_CORRELATED], attributes, progress)
         of_data = {**found.summary(shown), **job.summary()}
     if output is not None and moved.is_plane:
@@ -205,7 +206,7 @@ class _Correlations:
     @classmethod
     def learn(
         cls,
-        job: Job,
+        job: JobOf[Model],
         moved: _Moved,
         numbers: Numbers,
         attributes: str | Path | None,
