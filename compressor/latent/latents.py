@@ -22,6 +22,7 @@ from ..model import Model
 from ..spec import size_of
 from .density import NAME, Codes, Density, Floats, Vectors, rounded
 
+PRIOR = "N(0, I), the prior of the model"
 DRAWN_AT_ONCE = DECODED_AT_ONCE = 256
 NUMBERS_AT_ONCE = 2**22
 
@@ -57,8 +58,7 @@ class Latents:
         height, width = self.model.spec.shape[:2] if len(self.model.spec.shape) == 3 else (1, 0)
         return height, width or self.model.spec.elements
 
-    @cached_property
-    def steps(self) -> Vectors:
+    def _steps(self) -> Vectors:
         """(K,): z = steps * code, flattened; of (C, h, w) each channel has its own."""
         steps = np.array(self.model.manifest.quantiser.get("steps", ()), np.float64)
         if len(steps) != self.shape[0] or not (steps > 0).all():
@@ -80,14 +80,15 @@ class Latents:
     @cached_property
     def _density_and_origin(self) -> tuple[Density, str]:
         model, files = self.model, self.model.manifest.files
-        if model.manifest.generative:
-            return Density.normal(self.steps), "N(0, I), the prior of the model"
+        generative = model.manifest.generative
         if NAME in files:
             density = Density.from_bytes(model.read(NAME), self.numbers)
             gaussians = f"a mixture of {density.components} Gaussians"
             if density.components == 1:
                 gaussians = "a Gaussian"
-            return density, f"{gaussians} of training codes ({NAME})"
+            return density, PRIOR if generative else f"{gaussians} of training codes ({NAME})"
+        if generative:
+            return Density.normal(self._steps()), PRIOR
         if normals.NAME in files:
             known = Normals.from_bytes(model.read(normals.NAME))
             if known.features.are_whole(self.shape):

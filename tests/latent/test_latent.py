@@ -63,7 +63,7 @@ def size_of_png(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def as_generative(model: Path, target: Path, **update: Any) -> Path:
+def changed(model: Path, target: Path, **update: Any) -> Path:
     """A copy whose manifest says something else."""
     shutil.copytree(model, target)
     manifest = Model.open(model).manifest.model_copy(update=update)
@@ -75,7 +75,7 @@ def as_generative(model: Path, target: Path, **update: Any) -> Path:
 def without_density(model: Path, target: Path) -> Path:
     """A copy as versions before 0.5 made it."""
     files = {n: e for n, e in Model.open(model).manifest.files.items() if n != NAME}
-    copy = as_generative(model, target, files=files)
+    copy = changed(model, target, files=files)
     (copy / NAME).unlink()
     return copy
 
@@ -115,7 +115,8 @@ def test_a_seed_says_which_samples_and_a_temperature_how_unusual(
 
 
 def test_of_a_generative_model_the_prior_is_sampled(dense_model: Path, tmp_path: Path) -> None:
-    copy = as_generative(dense_model, tmp_path / "copy", generative=True)
+    older = without_density(dense_model, tmp_path / "older")
+    copy = changed(older, tmp_path / "copy", generative=True)
     told = sample(copy, n=200, output=tmp_path / "folder")
     assert "N(0, I)" in told["density"] and len(list((tmp_path / "folder").glob("*.png"))) == 200
     assert told["components"] == 1
@@ -423,7 +424,7 @@ BAD: dict[str, tuple[Callable[..., Any], type[CompressorError], str]] = {
 def features(model: Path, folder: Path) -> Path:
     """A model as plugins that rebuild features make it."""
     files = {n: e for n, e in Model.open(model).manifest.files.items() if n != "decoder.onnx"}
-    return as_generative(model, folder.parent / f"{folder.name}-features", files=files)
+    return changed(model, folder.parent / f"{folder.name}-features", files=files)
 
 
 @pytest.mark.parametrize("case", BAD)
