@@ -192,7 +192,7 @@ def _describe_archive(path: Path) -> dict[str, Any]:
 
 
 def _describe_index(path: Path) -> dict[str, Any]:
-    from .retrieval.index import Index
+    from .retrieval.folder import Index
 
     index = Index.open(path)
     space = index.space
@@ -210,7 +210,7 @@ def _describe_index(path: Path) -> dict[str, Any]:
 
 
 def _verify_index(path: Path) -> list[str]:
-    from .retrieval.index import Index
+    from .retrieval.folder import Index
 
     try:
         index = Index.open(path)

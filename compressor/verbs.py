@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .export.verb import export
     from .inspection import inspect, verify
     from .labels.classify import classify
+    from .latent.arithmetic import arithmetic
+    from .latent.interpolate import interpolate
+    from .latent.sample import sample
+    from .latent.traverse import traverse
     from .registry import plugins
     from .report.model_page import report
     from .retrieval.duplicates import duplicates
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from .training.train import train
 
 __all__ = [
+    "arithmetic",
     "calibrate",
     "classify",
     "compress",
@@ -34,16 +39,20 @@ __all__ = [
     "export",
     "index",
     "inspect",
+    "interpolate",
     "plugins",
     "report",
+    "sample",
     "score",
     "search",
     "train",
     "train_classifier",
+    "traverse",
     "verify",
 ]
 
 _MODULES = {
+    "arithmetic": ".latent.arithmetic",
     "calibrate": ".anomaly.calibrate",
     "classify": ".labels.classify",
     "compress": ".archive.compress",
@@ -53,12 +62,15 @@ _MODULES = {
     "export": ".export.verb",
     "index": ".retrieval.index",
     "inspect": ".inspection",
+    "interpolate": ".latent.interpolate",
     "plugins": ".registry",
     "report": ".report.model_page",
+    "sample": ".latent.sample",
     "score": ".anomaly.score",
     "search": ".retrieval.search",
     "train": ".training.train",
     "train_classifier": ".training.few_labels.train",
+    "traverse": ".latent.traverse",
     "verify": ".inspection",
 }
 _MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "yaml")

@@ -31,7 +31,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"engine": "engine", "contract": "plugin likelihood normalisation"},
     {"report": "report", "networks": "networks", "registry": "registry"},
     {"archive": "archive", "anomaly": "anomaly", "export": "export"},
-    {"retrieval": "retrieval", "labels": "labels"},
+    {"retrieval": "retrieval", "labels": "labels", "latent": "latent"},
     {"inspection": "inspection", "datasets": "datasets", "zarr": "zarr", "training": "training"},
     {"verbs": "verbs", "testing": "testing"},
     {"sklearn": "sklearn"},

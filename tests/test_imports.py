@@ -57,6 +57,10 @@ verbs.decompress(archive, folder / "out", only="0000*")
 verbs.score(data, model, folder / "r.parquet", heatmaps=folder / "maps", report=folder / "r.html")
 verbs.calibrate(model, data)
 verbs.report(model, data, folder / "model.html")
+verbs.sample(model, n=4, output=folder / "samples.npy", sheet=folder / "samples.png")
+verbs.interpolate(model, data, data, steps=2)
+verbs.arithmetic(model, f"{data} - {data}", output=folder / "sum.png")
+verbs.traverse(model, data=data)
 for path in (model, archive, folder / "r.parquet"):
     verbs.inspect(path)
 assert verbs.verify(model)["ok"] and verbs.verify(archive)["ok"]

@@ -39,6 +39,7 @@ def test_a_model_has_what_the_design_lists(model: Path) -> None:
         "scorer.onnx",
         "further.onnx",
         "scores.npz",
+        "density.npz",
         "prior.bin",
         "calibration.parquet",
         "weights.safetensors",

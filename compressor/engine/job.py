@@ -54,7 +54,8 @@ class JobOf(Generic[AnyOpened]):
     channels than they came in.
     """
 
-    def __init__(self, verb: str, data: Data, model: AnyOpened, device: str) -> None:
+    def __init__(self, verb: str, data: Data, model: AnyOpened, device: str | Engine) -> None:
+        """device: a name, or an engine of the model that is there already."""
         self._verb, self._started = verb, time.monotonic()
         self.model = model
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
@@ -62,7 +63,7 @@ class JobOf(Generic[AnyOpened]):
         if not self._in_memory:
             self.fingerprint  # noqa: B018  (as the files are before the first is read)
         self._refuse_shape()
-        self.engine = Engine(self.model, device)
+        self.engine = device if isinstance(device, Engine) else Engine(self.model, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
@@ -70,7 +71,8 @@ class JobOf(Generic[AnyOpened]):
         self.converted = 0
         self._rough: Any = 0  # (D,) rows of which float32 rounds off much, by column
         self._counting = threading.Lock()
-        log.info("device: %s", self.engine.device)
+        if self.engine is not device:
+            log.info("device: %s", self.engine.device)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -36,6 +36,8 @@ from ..export.halo import measure_halo
 from ..export.hyperprior import export_hyperprior
 from ..export.parity import BATCHES, Parity, check_parity
 from ..export.scores import FurtherScorer, Scales, score_names
+from ..latent import density
+from ..latent.density import Density
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import ModelManifest, PluginEntry, calibration_bytes
@@ -63,6 +65,8 @@ COUNTED_INPUTS = 4096  # on which tables are counted to see what codes take
 GOLDEN_INPUTS = 5
 SPOILT_ELEMENTS = 2**25  # of the inputs that scores are compared on
 MEASURED_INPUTS = 256
+# Of z ~ N(0, I) at most: few codes are enough to rebuild inputs by, and decode to few samples.
+GENERATIVE_STEP = 0.125
 SAMPLES, MANIFOLD = 8, 15  # along each side of a grid
 SAMPLE_ELEMENTS = 2**22  # of such a grid at most
 
@@ -97,6 +101,8 @@ def bundle(
     report("scoring calibration data")
     judged = _learn_scores(trained, graphs, engine, codes)
     files = graphs.files
+    if not model.rebuilds_features:
+        files[density.NAME] = _density(trained, codes, steps).to_bytes()
     files["golden.npz"] = _golden(trained, graphs, engine, rows[:GOLDEN_INPUTS], probe)
     files[WEIGHTS] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
@@ -212,7 +218,8 @@ def _round(trained: _Trained, probe: Tensor) -> tuple[Tensor, Any]:
     if not model.rebuilds_features:  # no archive will have these weights in it
         weight_bits = round_weights(model, probe, settings.weight_loss)
     if bottleneck is None:
-        return choose_steps(model, probe, settings.rounding_loss), weight_bits
+        steps = choose_steps(model, probe, settings.rounding_loss)
+        return steps.clamp_max(GENERATIVE_STEP) if trained.generative else steps, weight_bits
     if not settings.aims:
         return bottleneck.steps.detach(), weight_bits
     trained_on = _unrounded(model, trained.dataset, trained.split.training)
@@ -328,6 +335,13 @@ def _learn_scores(
     if calibration:
         graphs.files["calibration.parquet"] = calibration_bytes(calibration)
     return _compared(available, engine, dataset, split.validation, trained.seed)
+
+
+def _density(trained: _Trained, codes: npt.NDArray[np.int32], steps: Tensor) -> Density:
+    """What new codes are drawn from."""
+    if trained.generative:
+        return Density.normal(np.broadcast_to(steps.numpy(), codes.shape[1:]).ravel())
+    return Density.learn(codes, trained.seed)
 
 
 def learn_prior(

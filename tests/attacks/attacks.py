@@ -586,7 +586,11 @@ def attacks() -> Iterator[Attack]:
         fine = ("verify", "score") if name in ("nulls", "no rows") else ("verify",)
         yield model(f"calibration.parquet, {name}", put, "verify", "score", harmless=fine)
     for name, content in npz_files().items():
-        for file, verb in (("golden.npz", "verify"), ("scores.npz", "score knn")):
+        for file, verb in (
+            ("golden.npz", "verify"),
+            ("scores.npz", "score knn"),
+            ("density.npz", "sample"),
+        ):
             put = given(file, content)
             yield model(f"{file}, {name}", put, verb)
 
@@ -814,6 +818,8 @@ def arguments(verb: str, path: Path, folder: Path) -> list[str]:
     if verb == "start":
         data, end = str(images), str(folder / "out")
         return ["train", "vae", data, "--start", str(path), "-o", end, "--max-steps", "1"]
+    if verb == "sample":
+        return ["sample", str(path), "-o", str(folder / "samples.npy"), "--device", "cpu"]
     if verb.startswith("decompress"):
         end = "out" if verb.endswith("folder") else "out.npy"
         return ["decompress", str(path), "-o", str(folder / end), "--device", "cpu"]

@@ -18,6 +18,7 @@ from compressor.model import Model
 from compressor.normalisation import Normalisation
 from compressor.plugin import Autoencoder, Code, Pass
 from compressor.spec import ImageSpec
+from compressor.training.bundle import GENERATIVE_STEP
 from compressor.training.objective import template_loss
 from compressor.training.start import restore
 from compressor.verbs import encode, train
@@ -74,6 +75,9 @@ def test_the_exported_encoder_gives_mu(trained: Path, clothes: Pixels, tmp_path:
     codes = np.load(tmp_path / "first.npy")
     assert np.array_equal(codes, np.load(tmp_path / "second.npy"))
     model, steps = restore(trained), Model.open(trained).manifest.quantiser["steps"]
+    assert max(steps) <= GENERATIVE_STEP
+    with np.load(trained / "density.npz") as density:
+        np.testing.assert_allclose(density["residual"], 1 / np.array(steps), rtol=1e-6)
     with torch.no_grad():
         mu = model.encode(to_x(clothes[900:])).mean
     apart = (torch.from_numpy(codes) - mu / torch.tensor(steps)).abs()
