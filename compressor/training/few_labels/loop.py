@@ -1,6 +1,6 @@
 """Training a classifier with few labels: on its labels, and on those that it can guess.
 
-J = -log p(y | strong(x)) on labelled inputs
+J = -log p(y | weak(x)) on labelled inputs
   + w [max p_t(weak(u)) >= c] * -log p(argmax p_t(weak(u)) | strong(u)) on all
 (FixMatch: Sohn et al. 2020); p_t is the teacher, a moving average of the network's weights (Mean
 Teacher: Tarvainen & Valpola 2017), which is what training ends with. What is drawn is a function of
@@ -120,8 +120,7 @@ class FewLabelLoop:
         torch.manual_seed(mixed(self._seed, step, 0))
         x = network.normalisation(self._on_device(some))
         y = self._of[some].to(self._device)
-        half = len(some) // 2
-        inputs = [weak(x[:half], settings), strong(x[half:], settings)]
+        inputs = [weak(x, settings)]
         weight = settings.consistency * min(1.0, step / RAMP)
         if weight and len(self._guessed) and settings.unlabelled:
             others = draw.choice(self._guessed, settings.unlabelled)
@@ -134,7 +133,7 @@ class FewLabelLoop:
             module.eval()
         logits = network.logits(torch.cat(inputs))
         loss = F.cross_entropy(logits[: len(some)], y)
-        if len(inputs) == 3:
+        if len(inputs) == 2:
             sure, label = guess.max(1)
             losses = F.cross_entropy(logits[len(some) :], label, reduction="none")
             loss = loss + weight * (losses * (sure >= settings.confidence)).mean()

@@ -16,8 +16,7 @@ MAX_ACTIVATIONS = 4096  # of a layer, as the head sees them; larger maps are ave
 class Trunk(nn.Module):
     """x (N, C, H, W) or (N, D) -> activations (N, K) of layers of f.
 
-    Where the plugin rebuilds features of a network that is trained already, those are the
-    activations: their means over the image. layer: "auto", "code" or the name of a hidden layer.
+    Where the plugin rebuilds features that nothing trains, those are the activations. layer: "auto", "code" or the name of a hidden layer.
     """
 
     def __init__(self, model: Autoencoder, layer: str) -> None:
@@ -39,8 +38,7 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.model.rebuilds_features:
-            features: Tensor = self.model.target(x).mean((2, 3))
-            return features
+            return _flat(self.model.target(x))
         if self.model.stride:
             for axis in (2, 3):  # the border is repeated, as the engine does for autoencoders
                 last = x.narrow(axis, x.shape[axis] - 1, 1)
