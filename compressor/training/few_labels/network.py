@@ -16,7 +16,8 @@ MAX_ACTIVATIONS = 4096  # of a layer, as the head sees them; larger maps are ave
 class Trunk(nn.Module):
     """x (N, C, H, W) or (N, D) -> activations (N, K) of layers of f.
 
-    Where the plugin rebuilds features that nothing trains, those are the activations. layer: "auto", "code" or the name of a hidden layer.
+    Where the plugin rebuilds features that nothing trains, those are the activations. layer:
+    "auto", "code" or the name of a hidden layer.
     """
 
     def __init__(self, model: Autoencoder, layer: str) -> None:
