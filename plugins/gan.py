@@ -1,10 +1,13 @@
 """The generative adversarial network, with an encoder: g makes samples of z ~ N(0, I), D judges.
 
 J(D) = -E log D(x) - E log(1 - D(g(z)))                      (Goodfellow et al. 2014)
+       + gamma/2 E |d logit D(x) / dx|^2                     (R1: Mescheder et al. 2018)
 J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
-Then, with g and D fixed, f minimises
+       + rho E |x - g(f(x))|^2 + s^2 |f(x)|^2                (as Larsen et al. 2016, in pixels)
+which f minimises along with g: every x has a z, so that no kind of input is left out. Then, with g
+and D fixed, f minimises
 J(f) = |x - g(f(x))|^2 + kappa |phi(x) - phi(g(f(x)))|^2 + s^2 |f(x)|^2
 phi are D's features, their distance a mean times the elements of x (izi_f: Schlegl et al. 2019, who
 take means); the last term keeps codes where z is likely. conv is a DCGAN (Radford, Metz & Chintala
@@ -32,14 +35,16 @@ from compressor.networks.blocks import (
     with_hidden,
 )
 from compressor.networks.discriminator import (
-    LEARNING_RATE,
     MOMENTUM,
     Discriminator,
     cross_entropy,
+    gradient_penalty,
 )
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
+LEARNING_RATE = 0.5  # of both, a factor on training's
+PENALISED = 8  # every so many of a batch, whose gradients are as good an estimate as all of them
 LARGEST_LOGIT = 10.0  # in exp(logit), which is unbounded
 DEVIATION = 0.1  # s of a Gaussian p(x | z): with it f(x) is the likeliest z, p(z) = N(0, I)
 
@@ -58,6 +63,12 @@ class GANConfig(PluginConfig):
     )
     updates: Literal["alternating", "simultaneous"] = Field(
         "alternating", description="D steps before g on every batch, or both at once"
+    )
+    gamma: float = Field(1.0, ge=0, description="weight of R1; 0: batch normalisation in D instead")
+    rho: float = Field(
+        0.03,
+        ge=0,
+        description="weight of the reconstructions in J(g); 0: f learns afterwards alone",
     )
     kappa: float = Field(1.0, ge=0, description="weight of the features' distance in f's loss")
     encoder_share: float = Field(0.4, gt=0, lt=1, description="of the training, for f")
@@ -88,7 +99,9 @@ class GAN(Autoencoder):
             self.f = nn.Sequential(nn.Flatten(), *dense(sizes, "leaky_relu"))
             self.g = nn.Sequential(*dense(sizes[::-1], "relu", last), Shaped(spec))
         widths = [*hidden, 2 * hidden[-1]] if conv else hidden
-        self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=True)
+        # Batch normalisation would make D's gradient at one input depend on the others.
+        norm = not config.gamma
+        self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=norm, whole=True)
 
     def encode(self, x: Tensor) -> Code:
         mean, hidden = with_hidden(self.f, x)
@@ -100,7 +113,8 @@ class GAN(Autoencoder):
 
     def phases(self) -> Sequence[Phase]:
         judge = Player("D", [self.discriminator], self._judge, LEARNING_RATE, MOMENTUM)
-        maker = Player("g", [self.g], self._make, LEARNING_RATE, MOMENTUM)
+        makers = [self.g, self.f] if self.config.rho else [self.g]
+        maker = Player("g", makers, self._make, LEARNING_RATE, MOMENTUM)
         share = self.config.encoder_share
         together = self.config.updates == "simultaneous"
         return [
@@ -108,20 +122,39 @@ class GAN(Autoencoder):
             Phase("encoder", [Player("f", [self.f], self._encode)], share),
         ]
 
-    def _sample(self, x: Tensor) -> Tensor:
-        return self.decode(torch.randn(len(x), self.config.latent, device=x.device))
+    def _sample(self, x: Tensor, *others: Tensor) -> Tensor:
+        """As many samples as x has rows, and then g of other codes."""
+        z = torch.randn(len(x), self.config.latent, device=x.device)
+        return self.decode(torch.cat([z, *others]))
 
     def _judge(self, passed: Pass) -> Mapping[str, Tensor]:
-        fake = self._sample(passed.x)
-        return {"D": cross_entropy(self.discriminator(passed.x), self.discriminator(fake))}
+        x, gamma = passed.x, self.config.gamma
+        with torch.no_grad():
+            fake = self._sample(x)
+        losses = {"D": cross_entropy(self.discriminator(x), self.discriminator(fake))}
+        if gamma:
+            losses["R1"] = gamma * gradient_penalty(self.discriminator, x[::PENALISED])
+        return losses
 
     def _make(self, passed: Pass) -> Mapping[str, Tensor]:
-        logit = self.discriminator(self._sample(passed.x))
+        x, rho, inputs = passed.x, self.config.rho, len(passed.x)
+        if not rho:
+            return {"g": self._deceive(self.discriminator(self._sample(x)))}
+        code = passed.code.mean
+        # One batch, so that batch statistics are of both.
+        samples, rebuilt = self._sample(x, code).split(inputs)
+        return {
+            "g": self._deceive(self.discriminator(samples)),
+            "distortion": rho * (x - rebuilt).square().sum() / inputs,
+            "prior": rho * DEVIATION**2 * code.square().sum() / inputs,
+        }
+
+    def _deceive(self, logit: Tensor) -> Tensor:
         if self.config.generator_loss == "non-saturating":
-            return {"g": F.softplus(-logit).mean()}
+            return F.softplus(-logit).mean()
         if self.config.generator_loss == "minimax":
-            return {"g": -F.softplus(logit).mean()}
-        return {"g": -torch.exp(logit.clamp(max=LARGEST_LOGIT)).mean()}
+            return -F.softplus(logit).mean()
+        return -torch.exp(logit.clamp(max=LARGEST_LOGIT)).mean()
 
     def _encode(self, passed: Pass) -> Mapping[str, Tensor]:
         inputs, elements = len(passed.x), passed.x[0].numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Judge(nn.Module):
 
 def losses(generator_loss: str, real: Tensor, fake: Tensor) -> tuple[float, float]:
     """J(D) and J(g) where D's logits are known."""
-    model, x = make(generator_loss=generator_loss), torch.rand(len(real), 1, 28, 28)
+    model, x = make(generator_loss=generator_loss, gamma=0, rho=0), torch.rand(len(real), 1, 28, 28)
     model.discriminator = Judge(real, fake, x)  # type: ignore[assignment]
     judge, maker = model.phases()[0].players
     assert judge.loss is not None and maker.loss is not None
@@ -108,6 +109,39 @@ def test_the_encoder_minimises_pixel_and_feature_errors(clothes: Pixels) -> None
         features = 784 * (body(x) - body(out)).square().mean()
     assert parts["distortion"].item() == pytest.approx((x - out).square().sum().item() / 8)
     assert parts["features"].item() == pytest.approx(0.3 * features.item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_generator_pays_for_images_that_it_does_not_rebuild(clothes: Pixels) -> None:
+    model, x = make(rho=0.3).eval(), to_x(clothes[:8])
+    loss = model.phases()[0].players[1].loss
+    assert loss is not None
+    torch.manual_seed(0)
+    parts = loss(Pass(model, x))
+    torch.manual_seed(0)
+    samples, code = model.g(torch.randn(8, 6)), model.f(x)
+    fooled = -torch.log(torch.sigmoid(model.discriminator(samples))).mean()
+    error = (x - model.g(code)).square().sum() / 8
+    assert parts["g"].item() == pytest.approx(fooled.item(), rel=1e-5)
+    assert parts["distortion"].item() == pytest.approx(0.3 * error.item(), rel=1e-5)
+    assert parts["prior"].item() == pytest.approx(0.003 * code.square().sum().item() / 8, rel=1e-5)
+
+
+def test_the_penalty_is_the_discriminators_squared_gradient(clothes: Pixels) -> None:
+    model, x = make(gamma=0.7), to_x(clothes[:9])  # the first and the ninth
+    loss = model.phases()[0].players[0].loss
+    assert loss is not None
+    step, some = 1e-2, x[[0, 8]]
+    with torch.no_grad():
+        part = loss(Pass(model, x))["R1"].item()
+    slopes = []
+    for image in some.double():
+        judge = copy.deepcopy(model.discriminator).double()
+        shifted = torch.eye(784, dtype=torch.float64).reshape(784, 1, 28, 28) * step
+        with torch.no_grad():
+            slopes.append((judge(image + shifted) - judge(image - shifted)) / (2 * step))
+    wanted = 0.35 * np.mean([slope.square().sum().item() for slope in slopes])
+    assert part == pytest.approx(wanted, rel=0.02)
 
 
 def weights(model: Autoencoder, *parts: str) -> dict[str, Tensor]:
@@ -156,19 +190,20 @@ def test_simultaneous_updates_take_both_gradients_before_either_steps(
     assert not all(map(torch.equal, makers["alternating"], makers["simultaneous"]))
 
 
-def test_generator_and_discriminator_are_frozen_while_the_encoder_learns(
-    clothes: Pixels, fit: Fit
+@pytest.mark.parametrize("rho", [0, 0.1])
+def test_generator_and_discriminator_are_frozen_while_the_encoder_learns_alone(
+    rho: float, clothes: Pixels, fit: Fit
 ) -> None:
     snapshots: dict[int, list[dict[str, Tensor]]] = {}
 
     def note(model: Autoencoder, state: State) -> None:
         snapshots.setdefault(state.phase, []).append(weights(model, ""))
 
-    loop = fit(GAN, clothes[:64], 10, SMALL, report=note, batch_size=16)
+    loop = fit(GAN, clothes[:64], 10, {**SMALL, "rho": rho}, report=note, batch_size=16)
     assert [len(phase) for phase in snapshots.values()] == [6, 4]
     first, last = snapshots[0][0], snapshots[0][-1]
     for name, tensor in last.items():
-        assert torch.equal(tensor, first[name]) == name.startswith("f."), name
+        assert torch.equal(tensor, first[name]) == (not rho and name.startswith("f.")), name
     final = loop.model.state_dict()
     assert any("running_mean" in name for name in final)
     for name, tensor in final.items():
