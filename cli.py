@@ -491,6 +491,57 @@ def duplicates(
 
 @cli.command()
 @click.argument("model")
+@click.option(
+    "-n", "n", type=click.IntRange(min=1), default=64, show_default=True, help="How many."
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="A folder of PNG files, OUT.npy or OUT.parquet; of vectors OUT.npy, .csv or .parquet.",
+)
+@click.option("--sheet", metavar="F.png", help="Draw the first ones side by side.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Multiplies the deviations: below 1 samples are more usual and more alike.",
+)
+@device
+@force
+@as_json
+def sample(
+    model: str,
+    n: int,
+    output: str | None,
+    sheet: str | None,
+    seed: int,
+    temperature: float,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make new images or vectors with MODEL."""
+    from compressor import verbs
+
+    summary = verbs.sample(
+        model,
+        n=n,
+        output=output,
+        sheet=sheet,
+        seed=seed,
+        temperature=temperature,
+        device=device,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("model")
 @click.argument("data")
 @device
 @as_json

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .engine.encode import encode
     from .export.verb import export
     from .inspection import inspect, verify
+    from .latent.sample import sample
     from .registry import plugins
     from .report.model_page import report
     from .retrieval.duplicates import duplicates
@@ -33,6 +34,7 @@ __all__ = [
     "inspect",
     "plugins",
     "report",
+    "sample",
     "score",
     "search",
     "train",
@@ -50,6 +52,7 @@ _MODULES = {
     "inspect": ".inspection",
     "plugins": ".registry",
     "report": ".report.model_page",
+    "sample": ".latent.sample",
     "score": ".anomaly.score",
     "search": ".retrieval.search",
     "train": ".training.train",

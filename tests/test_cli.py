@@ -64,6 +64,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         ),
         "--json",
     ),
+    "sample": ("--output", "--sheet", "--seed", "--temperature", "--force", "--json"),
     "calibrate": ("--json",),
     "report": ("--output", "--device", "--force", "--json"),
     "inspect": ("--json",),
