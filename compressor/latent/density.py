@@ -42,7 +42,7 @@ COMPONENTS = (1, 10, 30, 100)
 CODES_PER_COMPONENT = 20  # at least
 HELD_OUT = 5  # every fifth code
 ROUNDS = 12  # of expectation maximisation at most
-SMALLEST_VARIANCE = 1e-6
+ROUNDED_OFF = 1e-6  # of the variances: what float32 is off
 ROUNDING = 1 / 12  # the variance of the uniform noise of a rounded number
 CODE_LIMIT = 2**24  # float32 counts integers without gaps up to here
 MAX_COMPONENTS = 1 << 12  # of what is read
@@ -96,24 +96,20 @@ class Density:
         count = min(MAX_CODES, max(2, MAX_LEARNED // flat.shape[1]))
         values = flat[np.sort(random.permutation(len(flat))[:count])].astype(np.float32)
         mean = values.mean(0, dtype=np.float64)
-        values -= mean.astype(np.float32)
+        changes = (values != values[0]).any(0)
+        values = values[:, changes] - mean[changes].astype(np.float32)
         basis = _principal_axes(values, _axes(*values.shape), random)
         along = values @ basis
         rest = values - along @ basis.T
         left_over = np.maximum(np.square(rest, dtype=np.float64).mean(0), 0)
-        changes = values.any(0)  # a number that never does has no noise either
-        noise = changes * random.uniform(-0.5, 0.5, values.shape).astype(np.float32)
+        noise = random.uniform(-0.5, 0.5, values.shape).astype(np.float32)
         mixture = _chosen(along + noise @ basis, random)
         # The mixture's covariances have in them the noise, and what residual puts along the axes.
-        counted_twice = (basis * (left_over + ROUNDING * changes)[:, None]).T @ basis
-        return cls(
-            mean,
-            basis.astype(np.float64),
-            np.sqrt(left_over),
-            mixture.weights,
-            mixture.means,
-            _roots(mixture.covariances - counted_twice),
-        )
+        counted_twice = (basis * (left_over + ROUNDING)[:, None]).T @ basis
+        whole_basis, residual = np.zeros((len(mean), basis.shape[1])), np.zeros(len(mean))
+        whole_basis[changes], residual[changes] = basis, np.sqrt(left_over)
+        factors = _roots(mixture.covariances - counted_twice)
+        return cls(mean, whole_basis, residual, mixture.weights, mixture.means, factors)
 
     @property
     def components(self) -> int:
@@ -182,7 +178,7 @@ def rounded(values: Floats) -> Codes:
 
 def _axes(count: int, numbers: int) -> int:
     """How many principal axes of so many codes have a mixture."""
-    return min(numbers, MAX_AXES, max(1, MAX_NUMBERS // numbers), max(1, count // 4))
+    return min(numbers, MAX_AXES, MAX_NUMBERS // max(1, numbers) or 1, count // 4 or 1)
 
 
 def _principal_axes(
@@ -231,7 +227,7 @@ def _chosen(values: npt.NDArray[np.float32], random: np.random.Generator) -> _Mi
 
 
 def _numbers_of_components(count: int, axes: int) -> Sequence[int]:
-    most = min(count // CODES_PER_COMPONENT, MAX_NUMBERS // axes**2)
+    most = min(count // CODES_PER_COMPONENT, MAX_NUMBERS // max(1, axes) ** 2)
     return [number for number in COMPONENTS if number == 1 or number <= most]
 
 
@@ -253,7 +249,8 @@ def _fitted(
         for number in range(components):
             apart = values - means[number].astype(np.float32)
             scatters[number] = (apart * shares[:, number : number + 1]).T @ apart
-        common = scatters.sum(0) / len(values) + SMALLEST_VARIANCE * np.eye(axes)
+        common = scatters.sum(0) / len(values)
+        common += ROUNDED_OFF * (1 + np.trace(common)) * np.eye(axes)
         covariances = (scatters + axes * common) / (sums + axes)[:, None, None]
         mixture = _Mixture(sums / sums.sum(), means, covariances)
         logs = mixture.log_likelihoods(values)
