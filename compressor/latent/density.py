@@ -119,6 +119,28 @@ class Density:
     def axes(self) -> int:
         return int(self.basis.shape[1])
 
+    def deviations(self) -> Vectors:
+        """(K,) of the numbers of a code."""
+        along = np.square(self.basis @ _roots(self._covariance())).sum(1)
+        deviations: Vectors = np.sqrt(along + np.square(self.residual))
+        return deviations
+
+    def principal_axes(self) -> tuple[Vectors, Vectors]:
+        """(K, D) orthonormal, those along which codes spread most first; and deviations (D,)."""
+        variances, axes = np.linalg.eigh(self._covariance())
+        return self.basis @ axes[:, ::-1], np.sqrt(np.maximum(variances[::-1], 0))
+
+    def _covariance(self) -> Vectors:
+        """Of y, (D, D)."""
+        spread = self.means - self.weights @ self.means
+        covariance: Vectors = np.einsum("m,mij,mkj->ik", self.weights, self.factors, self.factors)
+        return covariance + (spread.T * self.weights) @ spread
+
+    def centre(self) -> Vectors:
+        """(K,): the mean of codes."""
+        centre: Vectors = self.mean + self.basis @ (self.weights @ self.means)
+        return centre
+
     def sample(self, count: int, random: np.random.Generator, temperature: float = 1.0) -> Codes:
         """Codes int32 (count, K)."""
         which = random.choice(self.components, count, p=self.weights)
@@ -170,7 +192,7 @@ class Density:
         return cls(**arrays | {"weights": arrays["weights"] / arrays["weights"].sum()})
 
 
-def rounded(values: Floats) -> Codes:
+def rounded(values: Floats | Codes) -> Codes:
     """Half up, as encoder.onnx does it."""
     codes: Codes = np.clip(np.floor(values + 0.5), -CODE_LIMIT, CODE_LIMIT).astype(np.int32)
     return codes
@@ -286,5 +308,5 @@ def _log_sum(logs: Vectors) -> Vectors:
 def _roots(covariances: Vectors) -> Vectors:
     """F with F F^T = covariance, of each; what is below zero counts as zero."""
     variances, axes = np.linalg.eigh(covariances)
-    roots: Vectors = axes * np.sqrt(np.maximum(variances, 0))[:, None, :]
+    roots: Vectors = axes * np.sqrt(np.maximum(variances, 0))[..., None, :]
     return roots

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..anomaly import normals
 from ..anomaly.normals import Normals
-from ..data.images import Rows
+from ..data.images import Data, Images, Rows, Unreadable
 from ..engine.engine import Engine
-from ..errors import ModelError
+from ..engine.job import Job
+from ..errors import DataError, ModelError
+from ..log import log
 from ..model import Model
-from .density import NAME, Codes, Density, Vectors, rounded
+from ..spec import size_of
+from .density import NAME, Codes, Density, Floats, Vectors, rounded
 
-DRAWN_AT_ONCE = 256
+DRAWN_AT_ONCE = DECODED_AT_ONCE = 256
 NUMBERS_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean code (*shape) of ``inputs`` inputs of a size, height and width."""
+
+    name: str
+    inputs: int
+    code: Vectors
+    size: tuple[int, int]
+    unreadable: Unreadable
 
 
 class Latents:
@@ -27,6 +43,7 @@ class Latents:
     def __init__(self, model: Model, device: str) -> None:
         model.refuse_without_decoder()
         self.model, self.engine = model, Engine(model, device)
+        log.info("device: %s", self.engine.device)
         self.shape = model.code.shape
         self.numbers = math.prod(self.shape)
 
@@ -93,10 +110,67 @@ class Latents:
             codes = self.density.sample(at_once, random, temperature)
             yield codes[: count - start].reshape(-1, *self.shape)
 
-    def decode(self, codes: Codes) -> Rows:
-        """int32 (n, *shape) -> uint8 (n, H, W, C) or float32 (n, D)."""
-        return self.engine.decode(codes, *self.size)
+    def normal(self, shape: tuple[int, ...]) -> tuple[Vectors, Vectors]:
+        """The mean and the deviations of codes, of a shape: of (C, h, w) as trained on, else each
+        channel's, broadcast."""
+        centre, deviations = self.density.centre(), self.density.deviations()
+        if shape != self.shape:
+            channels = self.shape[0], -1
+            centre = centre.reshape(channels).mean(1)[:, None, None]
+            variances = np.square(deviations).reshape(channels).mean(1)
+            deviations = np.sqrt(variances)[:, None, None]
+            return np.broadcast_to(centre, shape), np.broadcast_to(deviations, shape)
+        return centre.reshape(shape), deviations.reshape(shape)
 
-    def codes(self, z: Vectors) -> Codes:
-        """z (n, K) -> int32 (n, *shape)."""
-        return rounded(z / self.steps).reshape(-1, *self.shape)
+    def decode(self, codes: Floats | Codes, size: tuple[int, int] | None = None) -> Rows:
+        """(n, *shape), rounded here, of inputs of a size (default: that trained on) -> uint8
+        (n, H, W, C) or float32 (n, D)."""
+        size = self.size if size is None else size
+        at_once = max(1, min(DECODED_AT_ONCE, NUMBERS_AT_ONCE // codes[0].size))
+        pieces = [codes[start : start + at_once] for start in range(0, len(codes), at_once)]
+        return np.concatenate([self.engine.decode(rounded(piece), *size) for piece in pieces])
+
+    def average(self, verb: str, name: str, data: Data) -> Average:
+        """The mean code of ``data``, which is called ``name`` in messages.
+
+        Raises DataError if nothing in it fits the model, or its images differ in size.
+        """
+        job = Job(verb, data, self.model.location, self.engine)
+
+        def work(images: Images) -> list[tuple[tuple[int, int], Vectors]]:
+            sizes = [size_of(group.pixels.shape[1:]) for group in images.groups]
+            codes = [job.engine.encode(group.pixels) for group in images.groups]
+            return [(s, c.sum(0, dtype=np.float64)) for s, c in zip(sizes, codes, strict=True)]
+
+        size: tuple[int, int] | None = None
+        total: Any = 0
+        for _, sums in job.run(work):
+            for of_group, codes in sums:
+                if size is not None and size != of_group:
+                    sizes = " and ".join(f"{h}x{w}" for h, w in (size, of_group))
+                    raise DataError(f"{name} has images of {sizes}: give images of one size")
+                size, total = of_group, total + codes
+        assert size is not None
+        return Average(name, job.images, total / job.images, size, job.unreadable)
+
+
+def unreadable(averages: Sequence[Average]) -> dict[str, Any]:
+    """The keys of a verb's summary for what could not be read."""
+    all_of_them = Unreadable()
+    for average in averages:
+        more = average.unreadable
+        rest = more.count - len(more.first)
+        all_of_them = all_of_them.plus(list(more.first))
+        all_of_them = all_of_them.model_copy(update={"count": all_of_them.count + rest})
+    return all_of_them.summary()
+
+
+def refuse_different_sizes(averages: Sequence[Average]) -> None:
+    """Raises DataError unless inputs have one size."""
+    first = averages[0]
+    for other in averages[1:]:
+        if other.size != first.size:
+            raise DataError(
+                f"{other.name} is {other.size[0]}x{other.size[1]} and {first.name} "
+                f"{first.size[0]}x{first.size[1]}: give images of one size"
+            )

@@ -12,11 +12,11 @@ import numpy as np
 from ..data.images import Rows
 from ..data.sinks import open_sink
 from ..errors import ConfigError
-from ..files import refuse_elsewhere, refuse_existing, refuse_input
+from ..files import refuse_elsewhere
 from ..progress import Progress
 from ..spec import VectorSpec
 from .latents import Latents
-from .pictures import MAX_SHOWN, grid, refuse_picture, write_picture
+from .pictures import MAX_SHOWN, grid, refuse_picture, refuse_rows, write_picture
 
 
 def sample(
@@ -53,11 +53,9 @@ def sample(
     latents = Latents.open(model, device)
     vectors = latents.model.spec if isinstance(latents.model.spec, VectorSpec) else None
     if target is not None:
-        refuse_input(target, model)
-        if target.suffix in (".npy", ".csv", ".parquet"):
-            refuse_existing(target, force)
+        refuse_rows(target, force, model)
     if picture is not None:
-        refuse_picture("sheet", picture, force, latents, model)
+        refuse_picture("sheet", picture, force, latents.model.spec, model)
     shown: list[Rows] = []
     latents.density  # noqa: B018  (what has none writes nothing)
     with ExitStack() as stack:
