@@ -35,6 +35,14 @@ device = click.option(
 model_option = click.option("-m", "--model", required=True, metavar="MODEL", help="A model.")
 
 
+rows_option = click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="F.png: a picture. Or the images (a folder, .npy or .parquet), or vectors (also .csv).",
+)
+
+
 def output_option(help_text: str) -> Callable[[Command], Command]:
     return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
 
@@ -487,6 +495,150 @@ def duplicates(
     from compressor import verbs
 
     _finish(verbs.duplicates(index, threshold=threshold, output=output, force=force), as_json)
+
+
+@cli.command()
+@click.argument("model")
+@click.option(
+    "-n", "n", type=click.IntRange(min=1), default=64, show_default=True, help="How many."
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="A folder of PNG files, OUT.npy or OUT.parquet; of vectors OUT.npy, .csv or .parquet.",
+)
+@click.option("--sheet", metavar="F.png", help="Draw the first ones side by side.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Multiplies the deviations: below 1 samples are more usual and more alike.",
+)
+@device
+@force
+@as_json
+def sample(
+    model: str,
+    n: int,
+    output: str | None,
+    sheet: str | None,
+    seed: int,
+    temperature: float,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make new images or vectors with MODEL."""
+    from compressor import verbs
+
+    summary = verbs.sample(
+        model,
+        n=n,
+        output=output,
+        sheet=sheet,
+        seed=seed,
+        temperature=temperature,
+        device=device,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--steps", type=click.IntRange(min=2), default=9, show_default=True, help="A and B among them."
+)
+@rows_option
+@device
+@force
+@as_json
+def interpolate(
+    model: str,
+    a: str,
+    b: str,
+    steps: int,
+    output: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Decode what lies between the codes of A and B: images, vectors, or means of several."""
+    from compressor import verbs
+
+    summary = verbs.interpolate(model, a, b, steps=steps, output=output, device=device, force=force)
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("expression")
+@output_option("F.png, or the images or vectors as for sample.")
+@click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
+@device
+@force
+@as_json
+def arithmetic(
+    model: str,
+    expression: str,
+    output: str,
+    seed: int,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Decode a sum of codes, as "smiling - neutral + man": images, folders or globs, averaged."""
+    from compressor import verbs
+
+    summary = verbs.arithmetic(
+        model, expression, output=output, seed=seed, device=device, force=force
+    )
+    _finish(summary, as_json)
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("image", required=False)
+@rows_option
+@click.option("--data", metavar="DATA", help="Say which latents go with what is measured of DATA.")
+@click.option(
+    "--attributes",
+    metavar="FILE",
+    help="Your own attributes of DATA: a .csv or .parquet with path and columns of numbers.",
+)
+@device
+@force
+@as_json
+def traverse(
+    model: str,
+    image: str | None,
+    output: str | None,
+    data: str | None,
+    attributes: str | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Move each latent of MODEL from -3 to 3 deviations, others as in IMAGE or at their mean."""
+    from compressor import verbs
+
+    summary = verbs.traverse(
+        model,
+        image,
+        data=data,
+        attributes=attributes,
+        output=output,
+        device=device,
+        force=force,
+        progress=True,
+    )
+    _finish(summary, as_json)
 
 
 @cli.command()

@@ -7,6 +7,7 @@ decoder.onnx         code -> image; not where features are rebuilt in place of p
 scorer.onnx          image -> one output per score, and error_map
 further.onnx         image -> scores that cost more, and hidden_differences, for distances
 scores.npz           where normal codes lie, for distances to them (anomaly/normals.py)
+density.npz          what new codes are drawn from (latent/density.py)
 prior.bin            integer tables of the entropy coder (archive/FORMAT.md)
 hyper_encoder.onnx   code -> side information, where the prior is a hyperprior
 hyper_decoder.onnx   side information -> which tables, in exact integers

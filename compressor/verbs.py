@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .engine.encode import encode
     from .export.verb import export
     from .inspection import inspect, verify
+    from .latent.arithmetic import arithmetic
+    from .latent.interpolate import interpolate
+    from .latent.sample import sample
+    from .latent.traverse import traverse
     from .registry import plugins
     from .report.model_page import report
     from .retrieval.duplicates import duplicates
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from .training.train import train
 
 __all__ = [
+    "arithmetic",
     "calibrate",
     "compress",
     "decompress",
@@ -31,15 +36,19 @@ __all__ = [
     "export",
     "index",
     "inspect",
+    "interpolate",
     "plugins",
     "report",
+    "sample",
     "score",
     "search",
     "train",
+    "traverse",
     "verify",
 ]
 
 _MODULES = {
+    "arithmetic": ".latent.arithmetic",
     "calibrate": ".anomaly.calibrate",
     "compress": ".archive.compress",
     "decompress": ".archive.decompress",
@@ -48,11 +57,14 @@ _MODULES = {
     "export": ".export.verb",
     "index": ".retrieval.index",
     "inspect": ".inspection",
+    "interpolate": ".latent.interpolate",
     "plugins": ".registry",
     "report": ".report.model_page",
+    "sample": ".latent.sample",
     "score": ".anomaly.score",
     "search": ".retrieval.search",
     "train": ".training.train",
+    "traverse": ".latent.traverse",
     "verify": ".inspection",
 }
 _MAKING = ("torch", "onnx", "onnxscript", "lightning_fabric", "yaml")

@@ -27,7 +27,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"engine": "engine", "contract": "plugin likelihood normalisation"},
     {"report": "report", "networks": "networks", "registry": "registry"},
     {"archive": "archive", "anomaly": "anomaly", "export": "export"},
-    {"retrieval": "retrieval"},
+    {"retrieval": "retrieval", "latent": "latent"},
     {"inspection": "inspection", "datasets": "datasets", "zarr": "zarr", "training": "training"},
     {"verbs": "verbs", "testing": "testing"},
     {"sklearn": "sklearn"},

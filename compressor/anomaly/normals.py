@@ -16,6 +16,7 @@ steps: a unit of each changes what is decoded by about as much as a unit of any 
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,11 @@ class Features:
         every = _flat(codes, grid)
         order = np.argsort(-every.var(0), kind="stable")[:MAX_FEATURES]
         return cls(grid, np.sort(order))
+
+    def are_whole(self, shape: tuple[int, ...]) -> bool:
+        """Whether these are the codes of a shape as they are, flattened."""
+        as_they_are = len(shape) == 1 or shape[1:] == (self.grid, self.grid)
+        return as_they_are and np.array_equal(self.elements, np.arange(math.prod(shape)))
 
     def of(self, codes: npt.NDArray[np.int32]) -> Vectors:
         """float64 (n, K) of codes int32 (n, *shape)."""

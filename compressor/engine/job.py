@@ -45,7 +45,8 @@ class Job:
     channels than they came in.
     """
 
-    def __init__(self, verb: str, data: Data, model: str | Path, device: str) -> None:
+    def __init__(self, verb: str, data: Data, model: str | Path, device: str | Engine) -> None:
+        """device: a name, or an engine of the model that is there already."""
         self._verb, self._started = verb, time.monotonic()
         self.model = Model.open(model)
         self.source = open_source(data, getattr(self.model.spec, "columns", None))
@@ -53,7 +54,7 @@ class Job:
         if not self._in_memory:
             self.fingerprint  # noqa: B018  (as the files are before the first is read)
         self._refuse_shape()
-        self.engine = Engine(self.model, device)
+        self.engine = device if isinstance(device, Engine) else Engine(self.model, device)
         self.chunk = chunk_size(self.model.spec, self.source)
         self.images = 0
         self.unreadable = Unreadable()
@@ -61,7 +62,8 @@ class Job:
         self.converted = 0
         self._rough: Any = 0  # (D,) rows of which float32 rounds off much, by column
         self._counting = threading.Lock()
-        log.info("device: %s", self.engine.device)
+        if self.engine is not device:
+            log.info("device: %s", self.engine.device)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -35,6 +35,8 @@ from ..export.halo import measure_halo
 from ..export.hyperprior import export_hyperprior
 from ..export.parity import BATCHES, Parity, check_parity
 from ..export.scores import FurtherScorer, Scales, score_names
+from ..latent import density
+from ..latent.density import Density
 from ..likelihood import LIKELIHOODS
 from ..log import log
 from ..model import WEIGHTS, ModelManifest, PluginEntry, calibration_bytes
@@ -97,6 +99,8 @@ def bundle(
     report("scoring calibration data")
     judged = _learn_scores(trained, graphs, engine, codes)
     files = graphs.files
+    if not model.rebuilds_features:
+        files[density.NAME] = _density(trained, codes, steps).to_bytes()
     files["golden.npz"] = _golden(trained, graphs, engine, rows[:GOLDEN_INPUTS], probe)
     files[WEIGHTS] = safetensors.torch.save(
         # Parameters that modules share have several names, and safetensors refuses shared memory.
@@ -328,6 +332,13 @@ def _learn_scores(
     if calibration:
         graphs.files["calibration.parquet"] = calibration_bytes(calibration)
     return _compared(available, engine, dataset, split.validation, trained.seed)
+
+
+def _density(trained: _Trained, codes: npt.NDArray[np.int32], steps: Tensor) -> Density:
+    """What new codes are drawn from."""
+    if trained.generative:
+        return Density.normal(np.broadcast_to(steps.numpy(), codes.shape[1:]).ravel())
+    return Density.learn(codes, trained.seed)
 
 
 def learn_prior(
