@@ -1,7 +1,7 @@
 """How like the test images samples are, whether they have every kind, and whether they are copies.
 
 Usage: python benchmarks/generation.py [--data FOLDER] [--work FOLDER] [--only NAME ...]
-           [--seeds N ...] [--sheet FILE] [--report]
+           [--seeds N ...] [--times T] [--sheet FILE] [--report]
 
 FOLDER (or the environment variable COMPRESSOR_DATA) holds mnist.npz, with x_train, y_train, x_test
 and y_test. Models, samples and cells (a small JSON file a row and seed) are kept in the work folder
@@ -50,10 +50,11 @@ Matrix = npt.NDArray[np.float64]
 SAMPLES, COMPARED, COPIES = 10_000, 2_000, 1_000
 COMPONENTS = 64
 SHOWN, SCALE = 10, 2
+DENSE = {"network": "dense", "hidden": [512, 256], "latent": 16}
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {  # plugin, settings, steps
-    "undercomplete": ("undercomplete", {"network": "dense", "hidden": [512, 256]}, 8000),
-    "vae": ("vae", {"network": "dense", "hidden": [512, 256], "latent": 16}, 8000),
-    "gan": ("gan", {"batch_size": 64}, 8000),
+    "undercomplete": ("undercomplete", DENSE, 1500),
+    "vae": ("vae", {**DENSE, "loss": "cross-entropy"}, 1500),
+    "gan": ("gan", {"batch_size": 64}, 500),
 }
 OURS = ("training images", "PCA + Gaussian")
 Cell = dict[str, Any]
@@ -89,8 +90,8 @@ def to_x(images: Images) -> Tensor:
 class Bench:
     """Data, judge and work folder."""
 
-    def __init__(self, data: Path, work: Path) -> None:
-        self.work = work
+    def __init__(self, data: Path, work: Path, times: float) -> None:
+        self.work, self.times = work, times
         work.mkdir(parents=True, exist_ok=True)
         with np.load(data / "mnist.npz") as arrays:
             self.training, self.labels = arrays["x_train"][..., None], arrays["y_train"]
@@ -177,7 +178,14 @@ class Bench:
         if not path.exists():
             started = time.process_time()
             settings = {"patience": 1000, **settings}
-            told = train(plugin, self.training, path, settings=settings, max_steps=steps, seed=seed)
+            told = train(
+                plugin,
+                self.training,
+                path,
+                settings=settings,
+                max_steps=round(self.times * steps),
+                seed=seed,
+            )
             seconds.write_text(f"{time.process_time() - started:.0f}")
             print(name, seed, *told["warnings"], sep="\n", flush=True)
         return path, float(seconds.read_text())
@@ -283,12 +291,13 @@ def main() -> None:
     names = [*OURS, *MODELS]
     parser.add_argument("--only", choices=names, nargs="+", default=names)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--times", type=float, default=1, help="as many steps as in MODELS")
     parser.add_argument("--sheet", type=Path, help="a PNG, of seed 0")
     parser.add_argument("--report", action="store_true", help="tables of the cells that there are")
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("give --data FOLDER")
-    bench = Bench(Path(arguments.data), arguments.work)
+    bench = Bench(Path(arguments.data), arguments.work, arguments.times)
     if not arguments.report:
         for seed in arguments.seeds:
             for name in arguments.only:

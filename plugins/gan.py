@@ -5,9 +5,7 @@ J(D) = -E log D(x) - E log(1 - D(g(z)))                      (Goodfellow et al. 
 J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
-       + rho E |x - g(f(x))|^2 + s^2 |f(x)|^2                (as Larsen et al. 2016, in pixels)
-which f minimises along with g: every x has a z, so that no kind of input is left out. Then, with g
-and D fixed, f minimises
+Then, with g and D fixed, f minimises
 J(f) = |x - g(f(x))|^2 + kappa |phi(x) - phi(g(f(x)))|^2 + s^2 |f(x)|^2
 phi are D's features, their distance a mean times the elements of x (izi_f: Schlegl et al. 2019, who
 take means); the last term keeps codes where z is likely. conv is a DCGAN (Radford, Metz & Chintala
@@ -45,6 +43,7 @@ from compressor.spec import DataSpec, ImageSpec
 
 LEARNING_RATE = 0.5  # of both, a factor on training's
 PENALISED = 8  # every so many of a batch, whose gradients are as good an estimate as all of them
+WIDEST, SMALLEST = 64, 8  # of conv: channels of the smallest image, and its side
 LARGEST_LOGIT = 10.0  # in exp(logit), which is unbounded
 DEVIATION = 0.1  # s of a Gaussian p(x | z): with it f(x) is the likeliest z, p(z) = N(0, I)
 
@@ -55,7 +54,8 @@ class GANConfig(PluginConfig):
     )
     hidden: Widths | None = Field(
         None,
-        description="widths from the input inwards; null: [32, 64] (conv), [256, 256] (dense)",
+        description="widths from the input inwards; null: 64 and half of it outwards, until "
+        f"{SMALLEST} pixels a side are left, two at least (conv), [256, 256] (dense)",
     )
     latent: Latent = Field(32, description="elements of z")
     generator_loss: Literal["non-saturating", "minimax", "maximum-likelihood"] = Field(
@@ -65,13 +65,8 @@ class GANConfig(PluginConfig):
         "alternating", description="D steps before g on every batch, or both at once"
     )
     gamma: float = Field(1.0, ge=0, description="weight of R1; 0: batch normalisation in D instead")
-    rho: float = Field(
-        0.03,
-        ge=0,
-        description="weight of the reconstructions in J(g); 0: f learns afterwards alone",
-    )
     kappa: float = Field(1.0, ge=0, description="weight of the features' distance in f's loss")
-    encoder_share: float = Field(0.4, gt=0, lt=1, description="of the training, for f")
+    encoder_share: float = Field(0.2, gt=0, lt=1, description="of the training, for f")
 
 
 class GAN(Autoencoder):
@@ -84,7 +79,9 @@ class GAN(Autoencoder):
     def __init__(self, config: GANConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         conv = is_conv(config.network, spec)
-        hidden = config.hidden if config.hidden is not None else [32, 64] if conv else [256, 256]
+        hidden = config.hidden
+        if hidden is None:
+            hidden = conv_widths(spec) if conv else [256, 256]
         if conv and not hidden:
             raise ConfigError(
                 "hidden=[]: a DCGAN needs at least one layer; give more, or network=dense"
@@ -113,8 +110,7 @@ class GAN(Autoencoder):
 
     def phases(self) -> Sequence[Phase]:
         judge = Player("D", [self.discriminator], self._judge, LEARNING_RATE, MOMENTUM)
-        makers = [self.g, self.f] if self.config.rho else [self.g]
-        maker = Player("g", makers, self._make, LEARNING_RATE, MOMENTUM)
+        maker = Player("g", [self.g], self._make, LEARNING_RATE, MOMENTUM)
         share = self.config.encoder_share
         together = self.config.updates == "simultaneous"
         return [
@@ -122,10 +118,8 @@ class GAN(Autoencoder):
             Phase("encoder", [Player("f", [self.f], self._encode)], share),
         ]
 
-    def _sample(self, x: Tensor, *others: Tensor) -> Tensor:
-        """As many samples as x has rows, and then g of other codes."""
-        z = torch.randn(len(x), self.config.latent, device=x.device)
-        return self.decode(torch.cat([z, *others]))
+    def _sample(self, x: Tensor) -> Tensor:
+        return self.decode(torch.randn(len(x), self.config.latent, device=x.device))
 
     def _judge(self, passed: Pass) -> Mapping[str, Tensor]:
         x, gamma = passed.x, self.config.gamma
@@ -137,24 +131,12 @@ class GAN(Autoencoder):
         return losses
 
     def _make(self, passed: Pass) -> Mapping[str, Tensor]:
-        x, rho, inputs = passed.x, self.config.rho, len(passed.x)
-        if not rho:
-            return {"g": self._deceive(self.discriminator(self._sample(x)))}
-        code = passed.code.mean
-        # One batch, so that batch statistics are of both.
-        samples, rebuilt = self._sample(x, code).split(inputs)
-        return {
-            "g": self._deceive(self.discriminator(samples)),
-            "distortion": rho * (x - rebuilt).square().sum() / inputs,
-            "prior": rho * DEVIATION**2 * code.square().sum() / inputs,
-        }
-
-    def _deceive(self, logit: Tensor) -> Tensor:
+        logit = self.discriminator(self._sample(passed.x))
         if self.config.generator_loss == "non-saturating":
-            return F.softplus(-logit).mean()
+            return {"g": F.softplus(-logit).mean()}
         if self.config.generator_loss == "minimax":
-            return -F.softplus(logit).mean()
-        return -torch.exp(logit.clamp(max=LARGEST_LOGIT)).mean()
+            return {"g": -F.softplus(logit).mean()}
+        return {"g": -torch.exp(logit.clamp(max=LARGEST_LOGIT)).mean()}
 
     def _encode(self, passed: Pass) -> Mapping[str, Tensor]:
         inputs, elements = len(passed.x), passed.x[0].numel()
@@ -171,3 +153,16 @@ class GAN(Autoencoder):
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
         real, fake = self.discriminator(passed.x), self.discriminator(self._sample(passed.x))
         return {"D(x)": real.sigmoid().mean(), "D(g(z))": fake.sigmoid().mean()}
+
+
+def conv_widths(spec: DataSpec) -> list[int]:
+    """[32, 64] for 28x28, [16, 32, 64] for 64x64: from the input inwards."""
+    assert isinstance(spec, ImageSpec)
+    side, halvings = min(spec.height, spec.width), 2
+    while side >> halvings > SMALLEST and halvings < 4 and _divisible(spec, halvings + 1):
+        halvings += 1
+    return [WIDEST >> number for number in reversed(range(halvings))]
+
+
+def _divisible(spec: ImageSpec, halvings: int) -> bool:
+    return spec.height % 2**halvings == spec.width % 2**halvings == 0
