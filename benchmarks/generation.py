@@ -184,6 +184,7 @@ class Bench:
                 path,
                 settings=settings,
                 max_steps=round(self.times * steps),
+                force=True,
                 seed=seed,
             )
             seconds.write_text(f"{time.process_time() - started:.0f}")
