@@ -232,3 +232,10 @@ class Autoencoder(nn.Module):
         ``passed`` is one pass of up to 256 validation inputs, in eval mode.
         """
         return {}
+
+    def warnings(self, measures: Mapping[str, float]) -> Sequence[str]:
+        """Sentences for the user, where measures say that training went wrong.
+
+        ``measures`` are numbers by name: the plugin's own that are finite.
+        """
+        return ()

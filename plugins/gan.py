@@ -1,6 +1,7 @@
 """The generative adversarial network, with an encoder: g makes samples of z ~ N(0, I), D judges.
 
 J(D) = -E log D(x) - E log(1 - D(g(z)))                      (Goodfellow et al. 2014)
+       + gamma/2 E |d logit D(x) / dx|^2                     (R1: Mescheder et al. 2018)
 J(g) = -E log D(g(z))            non-saturating
      = -J(D), its part with g    minimax
      = -E exp(logit D(g(z)))     maximum-likelihood          (Goodfellow 2016, section 3.2.5)
@@ -32,14 +33,17 @@ from compressor.networks.blocks import (
     with_hidden,
 )
 from compressor.networks.discriminator import (
-    LEARNING_RATE,
     MOMENTUM,
     Discriminator,
     cross_entropy,
+    gradient_penalty,
 )
 from compressor.plugin import Autoencoder, Code, Pass, Phase, Player, PluginConfig
 from compressor.spec import DataSpec, ImageSpec
 
+LEARNING_RATE = 0.5  # of both, a factor on training's
+PENALISED = 8  # every so many of a batch, whose gradients are as good an estimate as all of them
+WIDEST, SMALLEST = 64, 8  # of conv: channels of the smallest image, and its side
 LARGEST_LOGIT = 10.0  # in exp(logit), which is unbounded
 DEVIATION = 0.1  # s of a Gaussian p(x | z): with it f(x) is the likeliest z, p(z) = N(0, I)
 
@@ -50,7 +54,8 @@ class GANConfig(PluginConfig):
     )
     hidden: Widths | None = Field(
         None,
-        description="widths from the input inwards; null: [32, 64] (conv), [256, 256] (dense)",
+        description="widths from the input inwards; null: 64 and half of it outwards, until "
+        f"{SMALLEST} pixels a side are left, two at least (conv), [256, 256] (dense)",
     )
     latent: Latent = Field(32, description="elements of z")
     generator_loss: Literal["non-saturating", "minimax", "maximum-likelihood"] = Field(
@@ -59,8 +64,9 @@ class GANConfig(PluginConfig):
     updates: Literal["alternating", "simultaneous"] = Field(
         "alternating", description="D steps before g on every batch, or both at once"
     )
+    gamma: float = Field(1.0, ge=0, description="weight of R1; 0: batch normalisation in D instead")
     kappa: float = Field(1.0, ge=0, description="weight of the features' distance in f's loss")
-    encoder_share: float = Field(0.4, gt=0, lt=1, description="of the training, for f")
+    encoder_share: float = Field(0.2, gt=0, lt=1, description="of the training, for f")
 
 
 class GAN(Autoencoder):
@@ -73,7 +79,9 @@ class GAN(Autoencoder):
     def __init__(self, config: GANConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         conv = is_conv(config.network, spec)
-        hidden = config.hidden if config.hidden is not None else [32, 64] if conv else [256, 256]
+        hidden = config.hidden
+        if hidden is None:
+            hidden = conv_widths(spec) if conv else [256, 256]
         if conv and not hidden:
             raise ConfigError(
                 "hidden=[]: a DCGAN needs at least one layer; give more, or network=dense"
@@ -88,7 +96,9 @@ class GAN(Autoencoder):
             self.f = nn.Sequential(nn.Flatten(), *dense(sizes, "leaky_relu"))
             self.g = nn.Sequential(*dense(sizes[::-1], "relu", last), Shaped(spec))
         widths = [*hidden, 2 * hidden[-1]] if conv else hidden
-        self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=True)
+        # Batch normalisation would make D's gradient at one input depend on the others.
+        norm = not config.gamma
+        self.discriminator = Discriminator(spec, conv=conv, widths=widths, norm=norm, whole=True)
 
     def encode(self, x: Tensor) -> Code:
         mean, hidden = with_hidden(self.f, x)
@@ -112,8 +122,13 @@ class GAN(Autoencoder):
         return self.decode(torch.randn(len(x), self.config.latent, device=x.device))
 
     def _judge(self, passed: Pass) -> Mapping[str, Tensor]:
-        fake = self._sample(passed.x)
-        return {"D": cross_entropy(self.discriminator(passed.x), self.discriminator(fake))}
+        x, gamma = passed.x, self.config.gamma
+        with torch.no_grad():
+            fake = self._sample(x)
+        losses = {"D": cross_entropy(self.discriminator(x), self.discriminator(fake))}
+        if gamma:
+            losses["R1"] = gamma * gradient_penalty(self.discriminator, x[::PENALISED])
+        return losses
 
     def _make(self, passed: Pass) -> Mapping[str, Tensor]:
         logit = self.discriminator(self._sample(passed.x))
@@ -138,3 +153,16 @@ class GAN(Autoencoder):
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
         real, fake = self.discriminator(passed.x), self.discriminator(self._sample(passed.x))
         return {"D(x)": real.sigmoid().mean(), "D(g(z))": fake.sigmoid().mean()}
+
+
+def conv_widths(spec: DataSpec) -> list[int]:
+    """[32, 64] for 28x28, [16, 32, 64] for 64x64: from the input inwards."""
+    assert isinstance(spec, ImageSpec)
+    side, halvings = min(spec.height, spec.width), 2
+    while side >> halvings > SMALLEST and halvings < 4 and _divisible(spec, halvings + 1):
+        halvings += 1
+    return [WIDEST >> number for number in reversed(range(halvings))]
+
+
+def _divisible(spec: ImageSpec, halvings: int) -> bool:
+    return spec.height % 2**halvings == spec.width % 2**halvings == 0

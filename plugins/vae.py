@@ -7,7 +7,7 @@ With a rate the bottleneck's bits take the place of KL.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -21,6 +21,10 @@ LOG_VARIANCES = (-12.0, 6.0)
 # The squared error is 2 s^2 times -log p(x | z) of a Gaussian with deviation s, so beta is 2 s^2;
 # s = 0.1
 SQUARE_BETA = 0.02
+# An element is active where its mean varies between inputs (Burda, Grosse & Salakhutdinov 2016)
+ACTIVE, ALL = "active units", "units of the code"
+ACTIVE_FROM = 0.01  # variance
+FEW_ACTIVE = 0.5  # of all
 
 
 class VAEConfig(NetworkConfig):
@@ -62,7 +66,20 @@ class VAE(FeedForward):
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
         if passed.bits is not None:  # nothing has held KL down
             return {}
-        return {"KL in nats": divergence(passed.code).mean()}
+        return {
+            "KL in nats": divergence(passed.code).mean(),
+            ACTIVE: (passed.code.mean.var(0) > ACTIVE_FROM).sum(),
+            ALL: torch.tensor(passed.code.mean[0].numel()),
+        }
+
+    def warnings(self, measures: Mapping[str, float]) -> Sequence[str]:
+        if ACTIVE not in measures or measures[ACTIVE] >= FEW_ACTIVE * measures[ALL]:
+            return ()
+        return (
+            f"{measures[ALL] - measures[ACTIVE]:.0f} of {measures[ALL]:.0f} elements of the code "
+            "say nothing of the input (posterior collapse): give a smaller latent, or a smaller "
+            "beta",
+        )
 
 
 def divergence(code: Code) -> Tensor:

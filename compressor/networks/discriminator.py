@@ -28,7 +28,8 @@ LEARNING_RATE, MOMENTUM = 0.1, 0.5
 class Discriminator(nn.Module):
     """x to a logit: strided convolutions, every position judged, or dense layers.
 
-    With conv it takes images of any size. widths: of the layers, from the input on.
+    With conv it takes images of any size, but where it judges them whole. widths: of the layers,
+    from the input on.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Discriminator(nn.Module):
         conv: bool,
         widths: Sequence[int] | None = None,
         norm: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         self.conv = conv
@@ -45,6 +47,7 @@ class Discriminator(nn.Module):
         if conv:
             assert isinstance(spec, ImageSpec)
             inputs: int = spec.channels
+            halvings = len(widths or CONV_WIDTHS)
             for number, width in enumerate(widths or CONV_WIDTHS):
                 # a side of n becomes one of n / 2, rounded up, so that there is always one left
                 layers.append(nn.Conv2d(inputs, width, 3, stride=2, padding=1))
@@ -52,7 +55,8 @@ class Discriminator(nn.Module):
                     layers.append(nn.BatchNorm2d(width))
                 layers.append(nn.LeakyReLU(SLOPE))
                 inputs = width
-            self.head: nn.Module = nn.Conv2d(inputs, 1, 1)
+            left = [-(-side // 2**halvings) for side in (spec.height, spec.width)]
+            self.head: nn.Module = nn.Conv2d(inputs, 1, tuple(left) if whole else 1)
         else:
             inputs = spec.elements
             for width in widths or DENSE_WIDTHS:
@@ -89,6 +93,14 @@ def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
+def gradient_penalty(discriminator: Discriminator, x: Tensor) -> Tensor:
+    """R1: E |dD/dx|^2 / 2 of real x, which keeps D from being certain (Mescheder et al. 2018)."""
+    logits, pull = torch.func.vjp(discriminator, x)  # type: ignore[misc]  # three only with has_aux
+    (gradient,) = pull(torch.ones_like(logits))
+    penalty: Tensor = gradient.square().flatten(1).sum(1).mean() / 2
+    return penalty
+
+
 class WithDiscriminator(Autoencoder):
     """Any autoencoder and, in a last phase, a discriminator trained on x against g(f(x))."""
 
@@ -121,6 +133,9 @@ class WithDiscriminator(Autoencoder):
 
     def measures(self, passed: Pass) -> Mapping[str, Tensor]:
         return self.model.measures(passed)
+
+    def warnings(self, measures: Mapping[str, float]) -> Sequence[str]:
+        return self.model.warnings(measures)
 
     def phases(self) -> Sequence[Phase]:
         phases = list(self.model.phases())

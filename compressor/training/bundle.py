@@ -48,6 +48,7 @@ from .card import model_card
 from .dataset import ELEMENTS_AT_ONCE, Dataset, Indices, Split, pieces
 from .quantiser import choose_steps, fitted_steps, model_code, squared_error
 from .rate import Aim, places
+from .samples import sample_measures
 from .settings import TrainingSettings
 from .weights import round_weights
 
@@ -122,7 +123,7 @@ def bundle(
         training={
             **facts,
             "first_layer": first_layer(model, model.spec),
-            "measures": _measures(model, trained.bottleneck, probe[:MEASURED_INPUTS]),
+            "measures": _measures(trained, probe),
         },
         quantiser={
             "steps": [float(step) for step in steps.flatten()],
@@ -406,12 +407,17 @@ def _as_given(model: Autoencoder, dataset: Dataset) -> DataSpec:
 
 
 @torch.no_grad()
-def _measures(model: Autoencoder, bottleneck: Bottleneck | None, x: Tensor) -> dict[str, float]:
-    """The plugin's, of codes as they are in use: behind the bottleneck, if there is one."""
-    model.bottleneck = bottleneck
-    measures = model.eval().measures(Pass(model, x)).items()
+def _measures(trained: _Trained, probe: Tensor) -> dict[str, float]:
+    """The plugin's, of codes as they are in use: behind the bottleneck, if there is one.
+
+    Then what its samples are worth, if it makes some.
+    """
+    model = trained.model.eval()
+    model.bottleneck = trained.bottleneck
+    measures = model.measures(Pass(model, probe[:MEASURED_INPUTS])).items()
     model.bottleneck = None
-    return {name: value.item() for name, value in measures if value.isfinite()}
+    of_samples = sample_measures(model, probe) if trained.generative else {}
+    return {name: value.item() for name, value in measures if value.isfinite()} | of_samples
 
 
 def first_layer(model: nn.Module, spec: DataSpec) -> str | None:

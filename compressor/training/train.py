@@ -49,6 +49,7 @@ from .checkpoint import Checkpoint, State, log_bytes
 from .dataset import Dataset, load_dataset, pieces, split_rows
 from .loop import Budget, Loop
 from .rehearsal import rehearse
+from .samples import few_kinds
 from .settings import TrainingSettings, split_settings
 from .start import begin_where, make_model, opened
 
@@ -144,7 +145,10 @@ def train(
         "unreadable_names": [f"{name}: {reason}" for name, reason in dataset.unreadable],
         "left_out": dict(dataset.left_out),
         "smallest_fpr": smallest_fpr(len(split.calibration)),
-        "warnings": list(_warnings(manifest, training)),
+        "warnings": [
+            *_warnings(manifest, training),
+            *model.warnings(manifest.training["measures"]),
+        ],
     }
 
 
@@ -201,6 +205,8 @@ def _warnings(manifest: ModelManifest, training: TrainingSettings) -> Iterator[s
             "every input has the same code, so nothing that tells them apart comes back: train "
             f"longer, or give a larger latent or a smaller {setting}"
         )
+    if sentence := few_kinds(manifest.training["measures"], f"{manifest.data.kind}s"):
+        yield sentence
     psnr, bits = quantiser["psnr"], quantiser["bits_per_place"]
     if training.quality is not None and abs(psnr - training.quality) >= MAX_MISSED_DECIBELS:
         yield (

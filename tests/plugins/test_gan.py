@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Judge(nn.Module):
 
 def losses(generator_loss: str, real: Tensor, fake: Tensor) -> tuple[float, float]:
     """J(D) and J(g) where D's logits are known."""
-    model, x = make(generator_loss=generator_loss), torch.rand(len(real), 1, 28, 28)
+    model, x = make(generator_loss=generator_loss, gamma=0), torch.rand(len(real), 1, 28, 28)
     model.discriminator = Judge(real, fake, x)  # type: ignore[assignment]
     judge, maker = model.phases()[0].players
     assert judge.loss is not None and maker.loss is not None
@@ -108,6 +109,23 @@ def test_the_encoder_minimises_pixel_and_feature_errors(clothes: Pixels) -> None
         features = 784 * (body(x) - body(out)).square().mean()
     assert parts["distortion"].item() == pytest.approx((x - out).square().sum().item() / 8)
     assert parts["features"].item() == pytest.approx(0.3 * features.item(), rel=1e-5)
+
+
+def test_the_penalty_is_the_discriminators_squared_gradient(clothes: Pixels) -> None:
+    model, x = make(gamma=0.7), to_x(clothes[:9])  # the first and the ninth
+    loss = model.phases()[0].players[0].loss
+    assert loss is not None
+    step, some = 1e-2, x[[0, 8]]
+    with torch.no_grad():
+        part = loss(Pass(model, x))["R1"].item()
+    slopes = []
+    for image in some.double():
+        judge = copy.deepcopy(model.discriminator).double()
+        shifted = torch.eye(784, dtype=torch.float64).reshape(784, 1, 28, 28) * step
+        with torch.no_grad():
+            slopes.append((judge(image + shifted) - judge(image - shifted)) / (2 * step))
+    wanted = 0.35 * np.mean([slope.square().sum().item() for slope in slopes])
+    assert part == pytest.approx(wanted, rel=0.02)
 
 
 def weights(model: Autoencoder, *parts: str) -> dict[str, Tensor]:
@@ -165,7 +183,7 @@ def test_generator_and_discriminator_are_frozen_while_the_encoder_learns(
         snapshots.setdefault(state.phase, []).append(weights(model, ""))
 
     loop = fit(GAN, clothes[:64], 10, SMALL, report=note, batch_size=16)
-    assert [len(phase) for phase in snapshots.values()] == [6, 4]
+    assert [len(phase) for phase in snapshots.values()] == [8, 2]
     first, last = snapshots[0][0], snapshots[0][-1]
     for name, tensor in last.items():
         assert torch.equal(tensor, first[name]) == name.startswith("f."), name
@@ -253,7 +271,7 @@ def test_vectors_are_generated_judged_and_encoded_by_dense_layers(
         GAN,
         pooled[:64],
         300,
-        {"hidden": [32, 16], "latent": 4},
+        {"hidden": [32, 16], "latent": 4, "encoder_share": 0.4},
         batch_size=64,
         evaluate_every=5,
         warmup_steps=0,
@@ -304,3 +322,20 @@ def test_the_encoder_pays_for_codes_that_are_unlikely(clothes: Pixels) -> None:
     passed = Pass(model.eval(), x)
     near = player.loss(passed)["prior"].item()
     assert near == pytest.approx(0.01 * passed.z.square().sum().item() / len(x))
+
+
+@torch.no_grad()
+def test_dense_layers_find_every_mode_of_a_ring(fit: Fit) -> None:
+    """Eight Gaussians (Metz et al. 2017), which a generator that collapses has one or two of."""
+    random = np.random.default_rng(0)
+    angles = 2 * np.pi * np.arange(8) / 8
+    centres = 2 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    rows = centres[random.integers(0, 8, 2000)] + 0.1 * random.normal(size=(2000, 2))
+    config = {"hidden": [64, 64], "latent": 2}
+    with torch.enable_grad():
+        model = fit(GAN, rows.astype(np.float32), 600, config, learning_rate=4e-3).model
+    torch.manual_seed(0)
+    made = Normalisation(model.spec).stored(model.decode(torch.randn(2000, 2))).numpy()
+    apart = np.linalg.norm(made[:, None] - centres, axis=2)
+    shares = np.bincount(apart.argmin(1)[apart.min(1) < 0.5], minlength=8) / len(made)
+    assert shares.min() > 0.03 and shares.sum() > 0.5

@@ -142,6 +142,20 @@ def test_beta_is_one_where_the_loss_is_in_nats(
 
 
 @torch.no_grad()
+def test_elements_that_say_nothing_of_the_input_are_counted_and_told(clothes: Pixels) -> None:
+    model, x = make(network="dense", latent=8), to_x(clothes[:64])
+    assert "active units" in model.measures(Pass(model.eval(), x))
+    for collapsed, told in ((3, 0), (5, 1)):
+        model.f[-2].weight[:collapsed] = 0
+        model.f[-2].weight[collapsed:8] *= 10
+        measures = {name: value.item() for name, value in model.measures(Pass(model, x)).items()}
+        assert measures["active units"] == 8 - collapsed and measures["units of the code"] == 8
+        assert len(model.warnings(measures)) == told
+    assert "5 of 8 elements" in model.warnings(measures)[0]
+    assert not model.warnings({})
+
+
+@torch.no_grad()
 def test_beta_of_the_square_error_makes_it_the_elbo_of_a_gaussian_with_deviation_a_tenth(
     clothes: Pixels,
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_vae_with_a_rate_is_no_generator_and_tells_no_divergence(
     model = Model.open(tmp_path / "a")
     generative = "rate" not in settings
     assert model.manifest.generative is restore(tmp_path / "a").generative is generative
-    assert model.manifest.training["measures"].keys() == ({"KL in nats"} if generative else set())
+    assert bool(model.manifest.training["measures"]) is generative
     assert ("samples" in model.golden()) is generative
 
 
