@@ -44,8 +44,8 @@ kills: $(VENV)/installed-test
 check: $(VENV)/installed-dev typed rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy compressor plugins cli.py examples docs/check_site.py \
-	  docs/plain_docstrings.py benchmarks
+	$(BIN)/mypy compressor plugins cli.py examples/demo.py examples/detectors.py \
+	  examples/gallery docs/check_site.py docs/plain_docstrings.py benchmarks
 
 rooms: | $(BIN)/python
 	$(BIN)/python tests/rooms.py

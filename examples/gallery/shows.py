@@ -1,8 +1,8 @@
 """What the sections of docs/lecture.md show: a function each, of the same name.
 
-A function takes the folder that the section's commands wrote to and the path of its picture, without
-suffix; it gives lines of Markdown. Pictures have a transparent ground or one of their own, so that
-they suit light and dark pages.
+A function takes the folder that the section's commands wrote to and the path of its picture without
+suffix, and gives lines of Markdown. Pictures have a ground of their own or a transparent one, so
+that they suit light and dark pages.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def plane(folder: Path, picture: Path) -> list[str]:
     figure, chart = axes_of(6.4, 2.6)
     for rows, colour, label in ((points, GREY, "x"), (rebuilt, ORANGE, "g(f(x))")):
         seen = (rows[:600] - points.mean(0)) @ axes[[0, 2]].T
-        chart.scatter(*seen.T, s=4, color=colour, label=label)
+        chart.scatter(seen[:, 0], seen[:, 1], s=4, color=colour, label=label)
     chart.set(xlabel="along the first component", ylabel="across the plane", aspect="equal")
     chart.legend(frameon=False, loc="upper left", markerscale=3)
     return [
@@ -109,7 +109,9 @@ def greedy(folder: Path, picture: Path) -> list[str]:
         rows = [row for row in log if row["phase"] == phase]
         steps, losses = ([float(row[key]) for row in rows] for key in ("step", "validation_loss"))
         chart.plot(steps, losses, color=colour, label=phase)
-    chart.set(xlabel="step", ylabel="J, validation", yscale="log")
+    chart.set(xlabel="step", ylabel="J, validation", yscale="log", yticks=[5, 10, 20, 50])
+    chart.set_yticks([], minor=True)
+    chart.yaxis.set_major_formatter("{x:.0f}")
     chart.legend(frameon=False)
     error, at_once = (
         psnr(test, rebuilt_by(model, test))
@@ -182,7 +184,7 @@ def projection(folder: Path, picture: Path) -> list[str]:
         *noisy.T, *(back - noisy).T, angles="xy", scale_units="xy", scale=1, width=0.004,
         color=BLUE, zorder=3,
     )  # fmt: skip
-    chart.scatter(*noisy.T, s=7, color=ORANGE, zorder=2)
+    chart.scatter(noisy[:, 0], noisy[:, 1], s=7, color=ORANGE, zorder=2)
     chart.set_aspect("equal")
     chart.set_axis_off()
     return [
@@ -312,21 +314,26 @@ def retrieval(folder: Path, picture: Path) -> list[str]:
 
 def compression(folder: Path, picture: Path) -> list[str]:
     summary = json.loads((folder / "compressed.json").read_text())
-    images, size = summary["images"], summary["raw_bytes"]
-    without = summary["archive_bytes"] - summary["model_bytes"]
+    raw, archive, psnr_here = (summary[key] for key in ("raw_bytes", "archive_bytes", "psnr"))
+    sizes = [
+        ("raw", raw, math.inf),
+        ("this archive", archive, psnr_here),
+        ("without its model", archive - summary["model_bytes"], psnr_here),
+        *(
+            (f"{row['codec']}, one mosaic", row["bytes"], row["psnr"])
+            for row in summary["compare"][1:]
+            if row["bytes"] is not None and row["form"] == "mosaic"
+        ),
+    ]
     rows = [
-        ["raw", f"{size:,}", "8.000", ""],
-        ["this archive", f"{summary['archive_bytes']:,}", per_pixel(summary["archive_bytes"], size),
-         f"{summary['psnr']:.2f} dB"],
-        ["its model left out", f"{without:,}", per_pixel(without, size), f"{summary['psnr']:.2f} dB"],
-    ]  # fmt: skip
-    for row in summary["compare"][1:]:
-        if row["bytes"] is not None and row["form"] == "mosaic":
-            rows.append(
-                [f"{row['codec']}, one mosaic", f"{row['bytes']:,}",
-                 per_pixel(row["bytes"], size), f"{row['psnr']:.2f} dB"]
-            )  # fmt: skip
-    return [f"{images:,} images:", "", *table(["", "bytes", "bits a pixel", "PSNR"], rows)]
+        [name, f"{size:,}", f"{8 * size / raw:.3f}", f"{quality:.2f} dB".replace("inf dB", "")]
+        for name, size, quality in sizes
+    ]
+    return [
+        f"{summary['images']:,} images:",
+        "",
+        *table(["", "bytes", "bits a pixel", "PSNR"], rows),
+    ]
 
 
 # What the functions above share
@@ -367,10 +374,6 @@ def distances(points: Numbers, curve: Numbers) -> Numbers:
 
 def training_log(model: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(Model.open(model).read("training.csv").decode())))
-
-
-def per_pixel(size: int, raw: int) -> str:
-    return f"{8 * size / raw:.3f}"
 
 
 def axes_of(width: float, height: float) -> tuple[Any, Axes]:
