@@ -21,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from compressor.data.images import Pixels
 from compressor.engine.engine import Engine
@@ -63,12 +66,12 @@ def plane(folder: Path, picture: Path) -> list[str]:
     rebuilt = rebuilt_by(folder / "model", points.astype(np.float32))
     by_pca = centred @ axes[:2].T @ axes[:2]
     errors = [np.square(points - x).sum(1).mean() for x in (rebuilt, by_pca + points.mean(0))]
-    figure, chart = axes_of(6.4, 2.6)
+    figure, chart = axes_of(6.4, 2.2)
     for rows, colour, label in ((points, GREY, "x"), (rebuilt, ORANGE, "g(f(x))")):
         seen = (rows[:600] - points.mean(0)) @ axes[[0, 2]].T
         chart.scatter(seen[:, 0], seen[:, 1], s=4, color=colour, label=label)
-    chart.set(xlabel="along the first component", ylabel="across the plane", aspect="equal")
-    chart.legend(frameon=False, loc="upper left", markerscale=3)
+    chart.set(xlabel="along the first component", ylabel="across the plane", ylim=(-0.7, 0.7))
+    chart.legend(frameon=False, loc="upper right", ncols=2, markerscale=3)
     return [
         saved(
             figure,
@@ -141,6 +144,51 @@ def filters(folder: Path, picture: Path) -> list[str]:
     pixels = sheet(rows, row_names=["plain", "", "denoising", ""], side=56, wider_after=2)
     says = "Filters of the first layer, of a plain and of a denoising autoencoder"
     return [drawn(pixels, picture, says)]
+
+
+def labels(folder: Path, picture: Path) -> list[str]:
+    with np.load(DATA / "fashion_mnist_labels.npz") as arrays:
+        known, wanted = arrays["train"], arrays["test"]
+    with np.load(DATA / "fashion_mnist.npz") as arrays:
+        pixels = [arrays[name].reshape(len(arrays[name]), -1) for name in ("train", "test")]
+    codes = [np.load(folder / name).astype(np.float64) for name in ("train.npy", "test.npy")]
+    rows = []
+    for count in (50, 100, 300, 1000):
+        cells = [f"{count}"]
+        for train, test in (codes, pixels):
+            shares = []
+            for seed in range(5):
+                few = np.random.default_rng(seed).permutation(len(train))[:count]
+                classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+                classifier.fit(train[few], known[few])
+                shares.append(float((classifier.predict(test) == wanted).mean()))
+            cells.append(f"{np.mean(shares):.1%} ± {np.std(shares):.1%}")
+        rows.append(cells)
+    return [
+        *table(["labels", "from codes", "from pixels"], rows),
+        "",
+        "Mean and deviation over five draws of the inputs that have labels.",
+    ]
+
+
+def transfer(folder: Path, picture: Path) -> list[str]:
+    letters = np.load(folder / "others.npy")[..., None]
+    counts = sorted({int(path.name.split("-")[1]) for path in folder.glob("anew-*")})
+    rows = [
+        [
+            f"{count}",
+            *(
+                f"{psnr(letters, rebuilt_by(folder / f'{start}-{count}', letters)):.2f} dB"
+                for start in ("started", "anew")
+            ),
+        ]
+        for count in counts
+    ]
+    return [
+        *table(["steps", "PSNR from clothes", "PSNR from random weights"], rows),
+        "",
+        "Of 100 other letters.",
+    ]
 
 
 def noises(folder: Path, picture: Path) -> list[str]:
