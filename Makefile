@@ -1,6 +1,8 @@
 # make demo   train on the sample, compress it, score it, and print one table
 # make test   every test, in an environment of its own
 # make kills  every verb killed at many random moments, which takes an hour
+# make docs   the site, into site/: warnings are errors, links are checked
+# make gallery  every picture and number of docs/lecture.md, from trainings, in under half an hour
 # make check  ruff, mypy and the rooms
 # make attacks  hostile models, archives and data: each has to be refused in a line
 # make fuzz   every parser, ten minutes each (SECONDS=60: one)
@@ -13,10 +15,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TYPED := $(abspath $(VENV))/typed
 
-.PHONY: demo test attacks fuzz kills check rooms typed format clean
+.PHONY: demo gallery docs test attacks fuzz kills check rooms typed format clean
 
 demo: $(VENV)/installed-bench typed
 	$(BIN)/python examples/demo.py demo
+
+gallery: $(VENV)/installed-bench typed
+	$(BIN)/python examples/gallery.py gallery
+
+docs: $(VENV)/installed-docs
+	rm -rf site
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env \
+	  --conf-dir docs --doctree-dir build/doctrees . site
+	$(BIN)/python docs/check_site.py site
 
 test: $(VENV)/installed-test typed
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
@@ -33,7 +44,8 @@ kills: $(VENV)/installed-test
 check: $(VENV)/installed-dev typed rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy compressor plugins cli.py examples/demo.py examples/detectors.py benchmarks
+	$(BIN)/mypy compressor plugins cli.py examples/demo.py examples/detectors.py \
+	  examples/gallery docs/check_site.py docs/plain_docstrings.py benchmarks
 
 rooms: | $(BIN)/python
 	$(BIN)/python tests/rooms.py
@@ -48,6 +60,10 @@ $(VENV)/installed-bench: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
@@ -69,4 +85,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo gallery site build dist *.egg-info

@@ -16,7 +16,7 @@ from ..files import write_atomically
 
 FILE = "checkpoint.pt"
 LOG = "training.csv"
-LOG_COLUMNS = ("step", "seconds", "phase", "loss", "validation_loss", "learning_rate")
+LOG_COLUMNS = ("step", "seconds", "phase", "loss", "validation_loss", "learning_rate", "players")
 
 
 @dataclass

@@ -140,13 +140,13 @@ class Loop:
         done = running.is_over
         while not done:
             x, target = self._batch(fabric)
-            loss = running.step(x, target)
+            losses = running.step(x, target)
             done = running.count_step()
             if self.model.bottleneck is not None and running.through:
                 self._watch_rate(fabric, running)
             if done or self.state.phase_step % self._evaluation_interval() == 0:
-                done = self._evaluate(fabric, running, loss) or done
-            self.report(self.state, running.progress, loss)
+                done = self._evaluate(fabric, running, losses) or done
+            self.report(self.state, running.progress, sum(losses))
         if self.state.best_weights is not None:
             self.model.load_state_dict(self.state.best_weights)
 
@@ -192,7 +192,7 @@ class Loop:
         x: Tensor = self.normalisation(torch.from_numpy(rows).to(fabric.device))
         return x
 
-    def _evaluate(self, fabric: Fabric, running: RunningPhase, loss: float) -> bool:
+    def _evaluate(self, fabric: Fabric, running: RunningPhase, losses: list[float]) -> bool:
         """Validates, logs and saves a checkpoint; True if there is no progress any more."""
         state, bottleneck = self.state, self.model.bottleneck
         number = watched(running.phase)
@@ -221,7 +221,10 @@ class Loop:
             running.refuse_nan(0.0 if finite else math.nan, "largest weight")
         rate = running.optimisers[0].param_groups[0]["lr"]
         seconds = round(state.seconds, 3)
-        state.log.append([state.step, seconds, running.phase.name, loss, validation, rate])
+        players = zip(running.phase.players, losses, strict=True)
+        told = " ".join(f"{player.name}={loss}" for player, loss in players)
+        log = [state.step, seconds, running.phase.name, sum(losses), validation, rate]
+        state.log.append([*log, told if len(losses) > 1 else ""])
         if fabric.is_global_zero:
             self.checkpoint.save(self.model, state, running.optimisers)
         return bool(state.without_progress >= self.settings.patience)

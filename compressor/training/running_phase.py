@@ -99,13 +99,14 @@ class RunningPhase:
         out_of_time: bool = self._fabric.broadcast(late)
         return state.phase_step >= self._steps or out_of_time
 
-    def step(self, x: Tensor, target: Tensor | None) -> float:
-        """One step of every player on a batch; the sum of their losses.
+    def step(self, x: Tensor, target: Tensor | None) -> list[float]:
+        """One step of every player on a batch; their losses.
 
         target: what ``model.target`` gives for x, where it is known. Raises TrainingError.
         """
         factor = self._schedule()
-        total, pairs = 0.0, list(zip(self.phase.players, self.optimisers, strict=False))
+        losses = []
+        pairs = list(zip(self.phase.players, self.optimisers, strict=False))
         of_bottleneck = self.optimisers[len(pairs) :]
         for optimiser in of_bottleneck:
             optimiser.zero_grad()
@@ -116,8 +117,8 @@ class RunningPhase:
                     parameter.requires_grad_(parameter in of_player)
             optimiser.zero_grad()
             loss = self.objective(x, self._state.phase, number, target)
-            total += loss.item()
-            self.refuse_nan(loss.item(), "loss")
+            losses.append(loss.item())
+            self.refuse_nan(losses[-1], "loss")
             self._fabric.backward(loss)
             if not self.phase.together:
                 self._move(optimiser, player.learning_rate * factor)
@@ -128,7 +129,7 @@ class RunningPhase:
         factor *= PRIOR_SPEED * self._warmth(self._state.started_at)
         for optimiser in of_bottleneck:
             self._move(optimiser, factor)
-        return total
+        return losses
 
     def set_modes(self, evaluates: bool = False) -> None:
         """Only the modules that the phase trains are in training mode: frozen ones stay as is.

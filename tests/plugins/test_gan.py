@@ -202,6 +202,10 @@ def test_every_game_is_played_without_a_number_that_is_none(
     loop = fit(GAN, clothes[:48], 8, config, batch_size=16, warmup_steps=0, evaluate_every=1)
     assert len(loop.state.log) == 8
     assert all(np.isfinite(row[3]) for row in loop.state.log)
+    played = [row for row in loop.state.log if row[2] == "adversarial"]
+    of_players = [dict(pair.split("=") for pair in row[6].split()) for row in played]
+    assert all(set(losses) == {"D", "g"} for losses in of_players)
+    assert [sum(map(float, losses.values())) for losses in of_players] == [row[3] for row in played]
     assert all(bool(t.isfinite().all()) for t in loop.model.state_dict().values())
 
 
