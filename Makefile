@@ -21,7 +21,7 @@ demo: $(VENV)/installed-bench typed
 	$(BIN)/python examples/demo.py demo
 
 gallery: $(VENV)/installed-bench typed
-	$(BIN)/python examples/gallery.py gallery
+	$(BIN)/python examples/gallery gallery
 
 docs: $(VENV)/installed-docs
 	rm -rf site

@@ -29,7 +29,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,16 @@ class Bench:
         torch.manual_seed(0)
         judge = Judge()
         optimiser = torch.optim.Adam(judge.parameters(), lr=1e-3)
-        batches = [part for _ in range(3) for part in torch.randperm(len(self.training)).split(128)]
+        batches = [
+            part for _ in range(3) for part in torch.split(torch.randperm(len(self.training)), 128)
+        ]
         for number, batch in enumerate(batches):
             optimiser.param_groups[0]["lr"] = 1e-3 * (1 - number / len(batches))
             rows = batch.numpy()
             wanted = torch.from_numpy(self.labels[rows]).long()
             loss = F.cross_entropy(judge(to_x(self.training[rows])), wanted)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             optimiser.step()
         right = (self.judged(self.test, judge.eval())[1] == self.test_labels).mean()
         print(f"the judge is right about {right:.1%} of the test images", flush=True)
@@ -304,10 +306,10 @@ def main() -> None:
             for name in arguments.only:
                 key = f"{name.replace(' ', '')}-{seed}-cell"
                 if name in MODELS:
-                    bench.cell(key, lambda name=name, seed=seed: bench.of_model(name, seed))
+                    bench.cell(key, partial(bench.of_model, name, seed))
                 else:
                     own = bench.of_training if name == OURS[0] else bench.of_components
-                    bench.cell(key, lambda own=own, seed=seed: own(seed))
+                    bench.cell(key, partial(own, seed))
     if arguments.sheet:
         bench.sheet(arguments.sheet, [name for name in arguments.only if name in MODELS])
     print(

@@ -165,4 +165,4 @@ def conv_widths(spec: DataSpec) -> list[int]:
 
 
 def _divisible(spec: ImageSpec, halvings: int) -> bool:
-    return spec.height % 2**halvings == spec.width % 2**halvings == 0
+    return not (spec.height % 2**halvings or spec.width % 2**halvings)

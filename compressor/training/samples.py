@@ -43,7 +43,7 @@ def sample_measures(model: Autoencoder, held_out: Tensor) -> dict[str, float]:
     code = model.encode(model.target(held_out[:1])).mean
     out = model.decode(torch.randn(count, *code.shape[1:]))
     samples = _features(LIKELIHOODS[model.likelihood].pixels(out))
-    inputs, others = (_features(x) for x in held_out[: 2 * count].split(count))
+    inputs, others = (_features(x) for x in torch.split(held_out[: 2 * count], count))
     return {
         PRECISION: covered(samples, inputs),
         RECALL: covered(inputs, samples),
