@@ -172,7 +172,7 @@ class FewLabelLoop:
             labels = self._of[self._held_out]
             held_out = F.cross_entropy(logits / fitted_temperature(logits, labels), labels).item()
         seconds = round(state.seconds, 3)
-        state.log.append([state.step, seconds, "classifier", loss, held_out, rate])
+        state.log.append([state.step, seconds, "classifier", loss, held_out, rate, ""])
         if len(self._held_out) < JUDGES:
             return False
         state.without_progress += 1
