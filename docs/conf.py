@@ -6,6 +6,7 @@ The source folder is the whole repository, so that links such as ../README.md st
 from __future__ import annotations
 
 import os
+import posixpath
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,50 +44,22 @@ html_extra_path = ["index.html"]
 html_copy_source = False
 html_show_copyright = False
 
-CONTENTS = """
-```{toctree}
-:hidden:
-:caption: Use it
-
-docs/training
-docs/anomaly
-docs/detectors
-docs/retrieval
-docs/reading
-docs/graphs
-```
-
-```{toctree}
-:hidden:
-:caption: Understand it
-
-docs/lecture
-docs/plugins
-docs/benchmarks
-benchmarks/results/README
-examples/plugin/README
-examples/data/README
-```
-
-```{toctree}
-:hidden:
-:caption: Look it up
-
-docs/api
-compressor/archive/FORMAT
-docs/stability
-CHANGELOG
-```
-
-```{toctree}
-:hidden:
-:caption: Take part
-
-CONTRIBUTING
-SECURITY
-docs/decisions/README
-```
-"""
+FOLDERS = ["/benchmarks/results/README", "/examples/plugin/README", "/examples/data/README"]
+CONTENTS = {
+    "Use it": [
+        "training",
+        "anomaly",
+        "detectors",
+        "retrieval",
+        "latent",
+        "labels",
+        "reading",
+        "graphs",
+    ],
+    "Understand it": ["lecture", "plugins", "benchmarks", *FOLDERS],
+    "Look it up": ["api", "/compressor/archive/FORMAT", "stability", "/CHANGELOG"],
+    "Take part": ["/CONTRIBUTING", "/SECURITY", "decisions/README"],
+}  # pages, relative to docs/; those of docs/ that are not named follow in the first list
 IN_FOLDER = """
 ```{toctree}
 :maxdepth: 1
@@ -100,7 +73,12 @@ IN_FOLDER = """
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """Adds the lists of pages, which GitHub would show as code."""
     if page == root_doc:
-        source[0] += CONTENTS
+        named = {name for names in CONTENTS.values() for name in names}
+        others = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - named)
+        first = next(iter(CONTENTS))
+        for caption, names in (CONTENTS | {first: CONTENTS[first] + others}).items():
+            pages = "\n".join(posixpath.join("/docs", name) for name in names)
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
     elif page in ("docs/decisions/README", "benchmarks/results/README"):
         source[0] += IN_FOLDER
 

@@ -340,9 +340,25 @@ def game(folder: Path, picture: Path) -> list[str]:
 
 
 def dcgan(folder: Path, picture: Path) -> list[str]:
-    samples = Model.open(folder.parent / "game" / "model").golden()["samples"]
+    samples = np.load(folder / "samples.npy").reshape(-1, 28, 28, 1)
     rows = [samples[n : n + 16] for n in range(0, len(samples), 16)]
     return [drawn(sheet(rows, side=56), picture, "Samples of the generator")]
+
+
+def arithmetic(folder: Path, picture: Path) -> list[str]:
+    shown = (
+        ("sum", "Averages, their sum in the middle, and neighbours of the sum"),
+        ("path", "A path between the codes of a T-shirt and of a boot"),
+        ("moved", "One code element moved in each row"),
+    )
+    lines = []
+    for name, says in shown:
+        with Image.open(folder / f"{name}.png") as image:
+            lines += [
+                "",
+                drawn(np.asarray(image), picture.with_name(f"{picture.name}-{name}"), says),
+            ]
+    return lines[1:]
 
 
 def retrieval(folder: Path, picture: Path) -> list[str]:
