@@ -38,7 +38,7 @@ FORMAT: Final = "compressor-results"
 MANIFEST = "_manifest.json"  # readers of folders of Parquet files leave out what begins with _
 PART_ROWS = 1 << 14  # of data that are not in shards
 ROWS_AT_ONCE = 1 << 14
-TEXTS = ("path", "error")  # columns that hold what others have named
+TEXTS = ("path", "label", "error")  # columns that hold what others have named
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that spreadsheets run: OWASP 2023
 
 
@@ -316,7 +316,7 @@ class _CsvRows:
 
     def write(self, rows: pa.Table) -> None:
         if self._safe:
-            for name in TEXTS:
+            for name in set(TEXTS) & set(rows.schema.names):
                 cells = [_without_formula(cell) for cell in rows[name].to_pylist()]
                 at = rows.schema.get_field_index(name)
                 rows = rows.set_column(at, name, pa.array(cells, pa.string()))

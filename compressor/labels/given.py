@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ MAX_LABEL = 200  # characters
 MAX_LABELS = 10_000
 MAX_BYTES = 1 << 30  # of an array of labels
 NAMED = 3  # in a message
+BLANKS = ("", "nan", "na", "null", "none")  # in a table of text
+_NUMBER = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 LAST_CHARACTER = 0x10FFFF  # of Unicode
 
 
@@ -119,7 +122,13 @@ def _by_path(file: Path, paths: Sequence[str]) -> tuple[list[str], tuple[str, ..
     deepest = max((name.count("/") for name in by_path), default=0)
     while depth < deepest and not any(_behind(name, depth) in wanted for name in by_path):
         depth += 1
-    by_name = {_behind(name, depth): label for name, label in by_path.items()}
+    by_name: dict[str, str] = {}
+    for path, label in by_path.items():
+        name = _behind(path, depth)
+        if by_name.setdefault(name, label) != label:
+            raise DataError(
+                f"{file} has two labels for {name}: {by_name[name]} and {label}; keep one"
+            )
     unmatched = tuple(name for name in by_path if _behind(name, depth) not in wanted)
     if len(unmatched) == len(by_path):
         example = f" (it has {listed(unmatched)}; inputs are called {listed(paths)})"
@@ -214,7 +223,12 @@ def _text(value: Any, where: object) -> str:
         return "" if value < 0 else str(int(value))
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    return _checked(str(value).strip(), where)
+    text = str(value).strip()
+    if text.lower() in BLANKS:
+        return ""
+    if _NUMBER.fullmatch(text):  # of a CSV, whose cells are all text
+        return _text(float(text), where) if abs(float(text)) < 1 << 53 else text
+    return _checked(text, where)
 
 
 def _checked(text: str, where: object) -> str:

@@ -229,7 +229,7 @@ def test_it_can_be_pickled_and_zipped(classifier: Path, tmp_path: Path) -> None:
         ({"start": "none"}, "start=none is no model, no classifier, no FILE.onnx and no plugin"),
         ({"freeze": "some"}, "freeze=some: give all, none, or how many layers"),
         ({"settings": {"layer": "layer 9"}}, "layer=layer 9: this network has code, layer 1"),
-        ({"settings": {"speed": 1}}, "speed"),
+        ({"settings": {"speed": 1}}, "a classifier has no setting 'speed'; it has layer, width"),
         ({"settings": {"width": -1}}, "width=-1"),
     ],
 )

@@ -55,6 +55,8 @@ def test_a_table_may_call_inputs_by_longer_paths(table: Any) -> None:
 
 
 def test_numbers_are_labels_and_blanks_are_none(table: Any) -> None:
+    rows = table(("1", "3"), ("2", "3.0"), ("3", "-1"), ("4", "NA"), ("5", "03x"))
+    assert given(rows, "1", "2", "3", "4", "5") == ["3", "3", None, None, "03x"]
     assert given(table(("1", 7), ("2", 7), ("3", None)), "1", "2", "3") == ["7", "7", None]
 
 
@@ -68,6 +70,9 @@ def test_labels_that_no_input_has_are_named(table: Any) -> None:
 
 def test_one_label_twice_is_one_and_two_are_refused(table: Any) -> None:
     assert given(table(("1.png", "cat"), ("1.png", "cat")), "1.png") == ["cat"]
+    deeper = table(("A/1.png", "cat"), ("B/1.png", "dog"))
+    with pytest.raises(DataError, match=r"two labels for 1\.png: cat and dog"):
+        given(deeper, "1.png")
     with pytest.raises(DataError, match=r"two labels for 1\.png: cat and dog"):
         given(table(("1.png", "cat"), ("1.png", "dog")), "1.png")
 

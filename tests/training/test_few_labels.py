@@ -92,6 +92,11 @@ def test_frozen_layers_stay_and_others_move(run: Callable[..., Any], model: Path
                      "trunk.model.f.4.bias"}  # fmt: skip
 
 
+def test_more_layers_than_there_are_cannot_stay(run: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError, match="freeze=99: this network has 3 layers"):
+        run(freeze=99)
+
+
 def test_guessed_labels_change_what_is_learned(run: Callable[..., Any], tmp_path: Path) -> None:
     def head(folder: str, **settings: Any) -> torch.Tensor:
         (tmp_path / folder).mkdir()

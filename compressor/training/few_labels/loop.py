@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import TrainingError
+from ...errors import ConfigError, TrainingError
 from ..checkpoint import Checkpoint, State
 from ..dataset import Indices, seeded
 from ..loop import Budget, Report, make_fabric, mixed
@@ -105,7 +105,10 @@ class FewLabelLoop:
         """Freezes layers, and gives the modules that stay in eval mode with them."""
         trunk = self._student.trunk
         x = self._student.normalisation(self._on_device(self._labelled[:2]))
-        frozen = {p for layer in layers_of(trunk, x)[: self._freeze] for p in layer}
+        layers = layers_of(trunk, x)
+        if self._freeze > len(layers):
+            raise ConfigError(f"freeze={self._freeze}: this network has {len(layers)} layers")
+        frozen = {p for layer in layers[: self._freeze] for p in layer}
         for parameter in frozen:
             parameter.requires_grad_(False)
         return [m for m in trunk.modules() if any(p in frozen for p in m.parameters(False))]

@@ -84,6 +84,12 @@ def train_classifier(
     output, began = Path(output), time.monotonic()
     refuse_input(output, data, unlabelled, start, labels)
     Classifier.refuse_output(output, force)
+    for name in settings or {}:
+        if name not in ClassifierSettings.model_fields:
+            raise ConfigError(
+                f"a classifier has no setting {name!r}; it has "
+                f"{', '.join(ClassifierSettings.model_fields)}"
+            )
     chosen = checked(ClassifierSettings, dict(settings or {}))
     beginning = _Beginning.of(start, chosen)
     fixed = _layers_fixed(freeze, beginning)
