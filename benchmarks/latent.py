@@ -14,6 +14,7 @@ import argparse
 from typing import Any
 
 import numpy as np
+from generation import frechet, precision_and_recall
 
 from compressor.data.sources import open_source
 from compressor.latent import density
@@ -22,6 +23,7 @@ from compressor.latent.latents import Latents
 
 Array = np.ndarray[Any, Any]
 COMPONENTS = 40
+COMPARED = 2000  # of each, for precision and recall
 MIXTURES = ((1,), (1, 10), (1, 10, 30), (1, 10, 30, 100))
 
 
@@ -36,33 +38,6 @@ def halved(pixels: Array) -> Array:
     parts = pixels.astype(np.float32).reshape(count, height // 2, 2, width // 2, 2)
     flat: Array = parts.mean((2, 4)).reshape(count, -1) / 255
     return flat
-
-
-def root(matrix: Array) -> Array:
-    values, vectors = np.linalg.eigh(matrix)
-    product: Array = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    return product
-
-
-def frechet(one: Array, other: Array) -> float:
-    covariance, of_other = np.cov(one.T), np.cov(other.T)
-    half = root(covariance)
-    both = np.trace(covariance + of_other - 2 * root(half @ of_other @ half))
-    return float(np.square(one.mean(0) - other.mean(0)).sum() + both)
-
-
-def squares(one: Array, other: Array) -> Array:
-    lengths = np.square(one).sum(1)[:, None] + np.square(other).sum(1)
-    apart: Array = np.maximum(lengths - 2 * one @ other.T, 0)
-    return apart
-
-
-def precision_and_recall(real: Array, drawn: Array, k: int = 3) -> tuple[float, float]:
-    real, drawn = real[:2000], drawn[:2000]
-    of_real, of_drawn = (np.partition(squares(v, v), k, 1)[:, k] for v in (real, drawn))
-    apart = squares(real, drawn)
-    inside = (apart <= of_real[:, None]).any(0).mean(), (apart <= of_drawn).any(1).mean()
-    return float(inside[0]), float(inside[1])
 
 
 def main() -> None:
@@ -80,7 +55,7 @@ def main() -> None:
 
     def say(name: str, pixels: Array) -> None:
         drawn = (halved(pixels) - known.mean(0)) @ axes
-        precision, recall = precision_and_recall(real, drawn)
+        precision, recall = precision_and_recall(real[:COMPARED], drawn[:COMPARED])
         print(f"{name}: {frechet(real, drawn):.2f}, {precision:.2f}, {recall:.2f}", flush=True)
 
     def say_density(name: str, fitted: Density, temperature: float = 1.0) -> None:
