@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from ..data.images import Data, Images
@@ -80,12 +80,12 @@ def classify(
         for _, table in job.run(rows.of, start=results.consumed, progress=progress):
             results.add(table)
         results.end()
-        counted = _Counted(names)
-        for table in results.tables(["path", "label", "error"]):
+        counted = _Counted(names, labels)
+        for table in results.tables(["path", "label"]):
             counted.add(table)
         if not sum(counted.labels.values()):
             raise job.nothing()
-        summary = {"labels": counted.labels, **counted.compared(labels), **job.summary()}
+        summary = {"labels": counted.labels, **counted.compared(), **job.summary()}
         summary |= {"images": sum(counted.labels.values()), "unreadable": counted.unreadable}
         results.write()
         results.publish(summary)
@@ -120,44 +120,43 @@ class _Rows:
         return pa.table(columns | {"error": pa.array(errors, pa.string())})
 
 
-@dataclass
 class _Counted:
-    """What a summary says of the rows."""
+    """What a summary says of the rows; names are kept where they are compared with ``labels``."""
 
-    names: tuple[str, ...]
-    paths: list[str] = field(default_factory=list)
-    found: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    def __init__(self, names: tuple[str, ...], labels: Any) -> None:
+        self._names, self._labels = names, labels
+        self._counts = Counter[str | None]()
+        self._paths: list[str] = []
+        self._found: list[str | None] = []
 
     def add(self, rows: pa.Table) -> None:
-        numbers = {name: number for number, name in enumerate(self.names)}
-        self.paths += rows["path"].to_pylist()
-        found = [numbers.get(label, NONE) for label in rows["label"].to_pylist()]
-        self.found.append(np.array(found, np.int64))
-
-    @property
-    def _found(self) -> npt.NDArray[np.int64]:
-        return np.concatenate(self.found) if self.found else np.empty(0, np.int64)
+        found = rows["label"].to_pylist()
+        self._counts.update(found)
+        if self._labels is not None:
+            self._paths += rows["path"].to_pylist()
+            self._found += found
 
     @property
     def unreadable(self) -> int:
-        return int((self._found == NONE).sum())
+        return self._counts[None]
 
     @property
     def labels(self) -> dict[str, int]:
         """How many inputs got each label."""
-        counts = np.bincount(self._found[self._found != NONE], minlength=len(self.names))
-        return dict(zip(self.names, counts.tolist(), strict=True))
+        return {name: self._counts[name] for name in self._names}
 
-    def compared(self, labels: Any) -> dict[str, Any]:
+    def compared(self) -> dict[str, Any]:
         """With the true labels of readable inputs; {} if none are given."""
-        if labels is None:
+        if self._labels is None:
             return {}
-        count = len(self.paths)
-        given = labels_of(labels, self.paths, np.arange(count), count)
-        if strange := [name for name in given.names if name not in self.names]:
+        count = len(self._paths)
+        given = labels_of(self._labels, self._paths, np.arange(count), count)
+        if strange := [name for name in given.names if name not in self._names]:
             log.warning("the classifier does not know the labels %s", listed(strange))
-        true = given.numbered_as(self.names)
-        asked = (true != NONE) & (self._found != NONE)
-        right = int((true == self._found)[asked].sum())
-        labelled = int(asked.sum())
-        return {"labelled": labelled, "accuracy": right / labelled if labelled else None}
+        pairs = [
+            (given.names[number], label)
+            for number, label in zip(given.of.tolist(), self._found, strict=True)
+            if number != NONE and label is not None
+        ]
+        right = sum(true == label for true, label in pairs)
+        return {"labelled": len(pairs), "accuracy": right / len(pairs) if pairs else None}

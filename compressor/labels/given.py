@@ -43,12 +43,6 @@ class Labels:
     of: npt.NDArray[np.int64]
     unmatched: tuple[str, ...] = ()
 
-    def numbered_as(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """``of`` by the numbers of other names; one that is not among those is len(names)."""
-        numbers = {name: number for number, name in enumerate(names)}
-        ours = [numbers.get(name, len(names)) for name in self.names]
-        return np.where(self.of == NONE, NONE, np.array([*ours, NONE])[self.of])
-
 
 def labels_of(
     given: Any, paths: Sequence[str], positions: npt.NDArray[np.int64], count: int

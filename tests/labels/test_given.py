@@ -132,8 +132,3 @@ def test_labels_that_cannot_be_read_are_refused(
 def test_what_names_no_class_is_refused(value: object) -> None:
     with pytest.raises(DataError, match="is no label"):
         given([value], "0")
-
-
-def test_labels_are_numbered_as_others_are() -> None:
-    found = labels_of(["b", "c", None], ["0", "1", "2"], np.arange(3), 3)
-    assert found.numbered_as(["a", "b"]).tolist() == [1, 2, NONE]

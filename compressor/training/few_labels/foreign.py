@@ -47,7 +47,7 @@ class Foreign:
             raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
         refuse_foreign(content, str(path), CLASSIFYING)
         self.path, self.sha256 = path, hashlib.sha256(content).hexdigest()
-        self._spec, self._numbers, self.kind = spec, (mean, deviation), str(spec.kind)
+        self._spec, self._numbers = spec, (mean, deviation)
         try:
             whole = onnx.load_from_string(content)
             whole = onnx.version_converter.convert_version(whole, OPSET)

@@ -114,7 +114,7 @@ def train_classifier(
         _refuse_labels(given, source.location)
         split = _split(given, chosen.held_out, seed)
         rows = _AllRows(dataset, others)
-        spec = beginning.spec_for(dataset, rows.count)
+        spec = beginning.spec_for(dataset)
         torch.manual_seed(seed)
         trained = _train(
             beginning,
@@ -198,7 +198,7 @@ class _Beginning:
         """Those of the vectors that it takes."""
         return getattr(self.model.spec, "columns", None) if self.model else None
 
-    def spec_for(self, dataset: Dataset, count: int) -> DataSpec:
+    def spec_for(self, dataset: Dataset) -> DataSpec:
         """Of the data, with the numbers that the network's vectors are standardised by."""
         spec = dataset.spec(np.arange(dataset.count), standardise=True)
         if self.model is None:
